@@ -1,0 +1,2 @@
+//! offramp
+fn main() {}

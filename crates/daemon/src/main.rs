@@ -1,0 +1,2 @@
+//! offrampd
+fn main() {}

@@ -1,0 +1,2 @@
+//! offramp-gateway
+fn main() {}
