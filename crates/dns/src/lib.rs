@@ -1,1 +1,15 @@
-//! TODO
+//! Answers the lookups of managed apps and remembers which name an address stands for.
+//!
+//! It opens no socket that an app can reach: query bytes come in, answer bytes go out. Start with
+//! [`Names`], which keeps the synthetic addresses, and [`Responder`], which answers.
+
+mod message;
+mod names;
+mod responder;
+mod system;
+mod tcp;
+
+pub use names::{Family, Held, Names};
+pub use responder::{Lookup, Responder, Transport, Way};
+pub use system::{ResolveError, SystemResolver};
+pub use tcp::exchange_tcp;

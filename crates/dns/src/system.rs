@@ -1,0 +1,156 @@
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hickory_proto::op::Message;
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::message;
+use crate::{Names, Transport, exchange_tcp};
+
+use self::resolv_conf::ResolvConf;
+
+mod resolv_conf;
+
+/// How long one server is waited for, per try.
+const TRY_LIMIT: Duration = Duration::from_secs(2);
+
+/// How many lookups run at a time; more of them fail at once.
+const PARALLEL: usize = 256;
+
+/// Why the system's resolver gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// All servers of resolv.conf stand in the synthetic ranges.
+    #[error("no resolver is configured that may be asked")]
+    NoServer,
+    /// 256 lookups are under way.
+    #[error("too many lookups at a time")]
+    Busy,
+    /// Nobody answered; the source is what happened at the last try.
+    #[error("no resolver answered")]
+    NoAnswer(#[source] io::Error),
+}
+
+/// The resolver that the machine's own programs use.
+#[derive(Debug)]
+pub struct SystemResolver {
+    conf: ResolvConf,
+    port: u16,
+    permits: Semaphore,
+}
+
+impl Default for SystemResolver {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SystemResolver {
+    /// Asks the servers of `/etc/resolv.conf`, which is read again when it changes.
+    pub fn new() -> Self {
+        Self::at("/etc/resolv.conf", 53)
+    }
+
+    /// Asks the servers of the resolv.conf at `path`, on `port`.
+    pub fn at(path: impl Into<PathBuf>, port: u16) -> Self {
+        Self {
+            conf: ResolvConf::new(path.into()),
+            port,
+            permits: Semaphore::new(PARALLEL),
+        }
+    }
+
+    /// Forwards `query` as it is, but for its id, and returns the answer, whose id is not the
+    /// query's. Servers in the ranges of `synthetic` are left out: asking them would be a loop.
+    pub(crate) async fn exchange(
+        &self,
+        query: &[u8],
+        transport: Transport,
+        synthetic: &Names,
+    ) -> Result<Bytes, ResolveError> {
+        let _permit = self.permits.try_acquire().map_err(|_| ResolveError::Busy)?;
+        let mut servers = self.conf.servers(self.port);
+        servers.retain(|server| !synthetic.contains(server.ip()));
+        // A single server is asked twice, because a datagram may be lost.
+        let tries = servers.len().max(2);
+        let mut failed = None;
+        let mut negative = None;
+        for server in servers.iter().cycle().take(tries) {
+            match ask(*server, query, transport).await {
+                Ok(answer) if is_failure(&answer) => negative = Some(answer),
+                Ok(answer) => return Ok(answer),
+                Err(error) => {
+                    tracing::debug!(server = %server, error = %error, "a resolver gave no answer");
+                    failed = Some(error);
+                }
+            }
+        }
+        match (negative, failed) {
+            (Some(answer), _) => Ok(answer),
+            (None, Some(error)) => Err(ResolveError::NoAnswer(error)),
+            (None, None) => Err(ResolveError::NoServer),
+        }
+    }
+}
+
+async fn ask(server: SocketAddr, query: &[u8], transport: Transport) -> io::Result<Bytes> {
+    let mut query = query.to_vec();
+    query[..2].copy_from_slice(&random_id().to_be_bytes());
+    if transport == Transport::Tcp {
+        return timeout(TRY_LIMIT, ask_tcp(server, &query)).await?;
+    }
+    let answer = timeout(TRY_LIMIT, ask_udp(server, &query)).await??;
+    if !is_truncated(&answer) {
+        return Ok(answer);
+    }
+    // The app can ask again over TCP itself if this fails.
+    match timeout(TRY_LIMIT, ask_tcp(server, &query)).await {
+        Ok(Ok(whole)) => Ok(whole),
+        Ok(Err(_)) | Err(_) => Ok(answer),
+    }
+}
+
+async fn ask_udp(server: SocketAddr, query: &[u8]) -> io::Result<Bytes> {
+    // A socket of its own for each query, so that its port is one more thing to guess.
+    let local: SocketAddr = match server {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(local).await?;
+    socket.connect(server).await?;
+    socket.send(query).await?;
+    let mut buffer = vec![0; usize::from(u16::MAX)];
+    loop {
+        let length = socket.recv(&mut buffer).await?;
+        let answer = &buffer[..length];
+        if answer.get(..2) == query.get(..2) && message::answers(query, answer) {
+            return Ok(Bytes::copy_from_slice(answer));
+        }
+    }
+}
+
+async fn ask_tcp(server: SocketAddr, query: &[u8]) -> io::Result<Bytes> {
+    let mut stream = TcpStream::connect(server).await?;
+    exchange_tcp(&mut stream, query).await
+}
+
+/// SERVFAIL, NOTIMP or REFUSED: another server may know better.
+fn is_failure(answer: &[u8]) -> bool {
+    answer
+        .get(3)
+        .is_some_and(|flags| matches!(flags & 0xf, 2 | 4 | 5))
+}
+
+fn is_truncated(answer: &[u8]) -> bool {
+    answer.get(2).is_some_and(|flags| flags & 0x02 != 0)
+}
+
+fn random_id() -> u16 {
+    // hickory draws the id of a new query from a cryptographic generator.
+    Message::query().metadata.id
+}
