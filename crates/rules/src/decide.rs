@@ -1,0 +1,310 @@
+use std::fmt;
+
+use crate::{
+    App, DomainName, Host, Identity, Prefix, Profile, ProfileId, Profiles, Reason, RouteSet, State,
+    Target, UnavailableAction, World,
+};
+
+/// What happens to a flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes through an upstream of this profile.
+    Relay(ProfileId),
+    /// It goes out as if offramp were not there.
+    Direct(Why),
+    /// It does not go out.
+    Refuse(Why),
+}
+
+impl Verdict {
+    /// The profile that is still connecting and makes this verdict a passing one: the flow may be
+    /// held for a while and decided again.
+    pub fn waits_for(&self) -> Option<&ProfileId> {
+        match self {
+            Verdict::Direct(Why::NotConnected(profile, State::Connecting))
+            | Verdict::Refuse(Why::NotConnected(profile, State::Connecting)) => Some(profile),
+            _ => None,
+        }
+    }
+}
+
+/// Why a flow is not relayed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The target is this machine.
+    Loopback,
+    /// No profile claims the app.
+    Unmanaged,
+    /// The claiming profile excludes the target.
+    Excluded(ProfileId, Exclusion),
+    /// The claiming profile is not needed on this network.
+    OnDemand(ProfileId),
+    /// The claiming profile is not connected; its `UnavailableAction` chose the verdict.
+    NotConnected(ProfileId, State),
+    /// The app was started under this profile, which is disabled or gone.
+    NotInForce(ProfileId),
+}
+
+/// What of a profile excludes a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exclusion {
+    /// The name is within this one of `ExcludedDomains`.
+    Domain(DomainName),
+    /// The address is in this one of `ExcludedRoutes`, the longest if several.
+    Route(Prefix),
+    /// The address is in this local network.
+    LocalNetwork(Prefix),
+}
+
+/// A verdict and the way to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What happens to the flow.
+    pub verdict: Verdict,
+    /// Every profile that was asked and what it said, in order.
+    pub steps: Vec<Step>,
+}
+
+/// What one profile said about a flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The profile that was asked.
+    pub profile: ProfileId,
+    /// The rule that claims the app, as its `Identifier`; none where no rule does.
+    pub rule: Option<String>,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// What came of asking one profile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It has `Enabled: false` and was passed over.
+    Disabled,
+    /// None of its rules names the app.
+    NoRule,
+    /// It claims the app and excludes the target: the next one is asked.
+    Excluded(Exclusion),
+    /// It claims the app and is not needed on this network: the next one is asked.
+    OnDemand,
+    /// It claims the flow and is connected.
+    Relay,
+    /// It claims the flow and is not connected.
+    NotConnected(State, UnavailableAction),
+}
+
+/// Decides what happens to a flow of `app` to `target`. Never fails, and depends on nothing but
+/// its arguments.
+pub fn decide(profiles: &Profiles, app: &App, target: &Target, world: &World) -> Decision {
+    decide_host(profiles, app, &target.host, world)
+}
+
+/// Decides which way a name is for `app`, for the answer to a lookup: a directly reachable name
+/// gets the system's answer, any other one an address that stands for the name.
+pub fn decide_name(profiles: &Profiles, app: &App, name: &DomainName, world: &World) -> Decision {
+    decide_host(profiles, app, &Host::Name(name.clone()), world)
+}
+
+/// The addresses that `app` reaches directly, whatever the state of its upstreams: what a class
+/// has as `throw` routes. Loopback is not listed; it is direct before any route.
+pub fn direct_routes(profiles: &Profiles, app: &App, world: &World) -> RouteSet {
+    if not_in_force(profiles, app).is_some() {
+        return RouteSet::default();
+    }
+    profiles
+        .iter()
+        .filter(|profile| profile.enabled && claim(profile, app).is_some())
+        .filter(|profile| world.state(&profile.id) != State::Disconnected(Reason::OnDemand))
+        .fold(RouteSet::everything(), |direct, profile| {
+            direct.intersection(&excluded_routes(profile, world))
+        })
+}
+
+fn decide_host(profiles: &Profiles, app: &App, host: &Host, world: &World) -> Decision {
+    let mut steps = Vec::new();
+    if is_loopback(host) {
+        let verdict = Verdict::Direct(Why::Loopback);
+        return Decision { verdict, steps };
+    }
+    let mut passed = None;
+    for profile in profiles.iter() {
+        let (rule, outcome) = ask(profile, app, host, world);
+        let verdict = verdict_of(profile, &outcome, &mut passed);
+        steps.push(Step {
+            profile: profile.id.clone(),
+            rule,
+            outcome,
+        });
+        if let Some(verdict) = verdict {
+            return Decision { verdict, steps };
+        }
+    }
+    let verdict = match (not_in_force(profiles, app), passed) {
+        (Some(id), _) => Verdict::Refuse(Why::NotInForce(id.clone())),
+        (None, passed) => Verdict::Direct(passed.unwrap_or(Why::Unmanaged)),
+    };
+    Decision { verdict, steps }
+}
+
+/// What one profile says, and the rule by which it claims the app.
+fn ask(profile: &Profile, app: &App, host: &Host, world: &World) -> (Option<String>, Outcome) {
+    if !profile.enabled {
+        return (None, Outcome::Disabled);
+    }
+    let Some(rule) = claim(profile, app) else {
+        return (None, Outcome::NoRule);
+    };
+    let outcome = match (exclusion(profile, host, world), world.state(&profile.id)) {
+        (Some(exclusion), _) => Outcome::Excluded(exclusion),
+        (None, State::Disconnected(Reason::OnDemand)) => Outcome::OnDemand,
+        (None, State::Connected | State::Reasserting) => Outcome::Relay,
+        (None, state) => Outcome::NotConnected(state, profile.unavailable),
+    };
+    (Some(rule), outcome)
+}
+
+/// The verdict that an outcome settles; where the next profile is asked, notes why it `passed`.
+fn verdict_of(profile: &Profile, outcome: &Outcome, passed: &mut Option<Why>) -> Option<Verdict> {
+    let id = || profile.id.clone();
+    match outcome {
+        Outcome::Disabled | Outcome::NoRule => None,
+        Outcome::Excluded(exclusion) => {
+            passed.get_or_insert_with(|| Why::Excluded(id(), exclusion.clone()));
+            None
+        }
+        Outcome::OnDemand => {
+            passed.get_or_insert_with(|| Why::OnDemand(id()));
+            None
+        }
+        Outcome::Relay => Some(Verdict::Relay(id())),
+        Outcome::NotConnected(state, UnavailableAction::Drop) => {
+            Some(Verdict::Refuse(Why::NotConnected(id(), *state)))
+        }
+        Outcome::NotConnected(state, UnavailableAction::Direct) => {
+            Some(Verdict::Direct(Why::NotConnected(id(), *state)))
+        }
+    }
+}
+
+/// The `Identifier` of the rule by which a profile claims an app.
+fn claim(profile: &Profile, app: &App) -> Option<String> {
+    let implied = Identity::Wrapper(profile.id.clone());
+    profile
+        .rules
+        .iter()
+        .find(|rule| rule.identity.matches(app))
+        .map(|rule| rule.identifier.clone())
+        .or_else(|| implied.matches(app).then(|| implied.to_string()))
+}
+
+/// The profile that the app was started under, if it claims nothing now. Such an app was promised
+/// that it would not go out by itself.
+fn not_in_force<'a>(profiles: &Profiles, app: &'a App) -> Option<&'a ProfileId> {
+    let wrapper = app.wrapper.as_ref()?;
+    let in_force = profiles.find(wrapper).is_some_and(|found| found.enabled);
+    (!in_force).then_some(wrapper)
+}
+
+fn exclusion(profile: &Profile, host: &Host, world: &World) -> Option<Exclusion> {
+    match host {
+        Host::Name(name) => profile
+            .excluded_domains
+            .iter()
+            .filter(|suffix| name.is_within(suffix))
+            .max_by_key(|suffix| suffix.as_str().len())
+            .map(|suffix| Exclusion::Domain(suffix.clone())),
+        Host::Address(address) => {
+            let routes: RouteSet = profile.excluded_routes.iter().copied().collect();
+            let local = || {
+                let known = profile
+                    .exclude_local_networks
+                    .then(|| world.local_networks())?;
+                known.longest(*address).map(Exclusion::LocalNetwork)
+            };
+            routes
+                .longest(*address)
+                .map(Exclusion::Route)
+                .or_else(local)
+        }
+    }
+}
+
+fn excluded_routes(profile: &Profile, world: &World) -> RouteSet {
+    let local = profile
+        .exclude_local_networks
+        .then(|| world.local_networks().normalised())
+        .unwrap_or_default();
+    profile
+        .excluded_routes
+        .iter()
+        .copied()
+        .chain(local)
+        .collect()
+}
+
+fn is_loopback(host: &Host) -> bool {
+    match host {
+        // RFC 6761 section 6.3: localhost and all below it are this machine.
+        Host::Name(name) => name.as_str() == "localhost" || name.as_str().ends_with(".localhost"),
+        // Linux takes the unspecified address as this machine when something connects to it.
+        Host::Address(address) => {
+            let address = address.to_canonical();
+            address.is_loopback() || address.is_unspecified()
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Verdict::Relay(profile) => write!(f, "relay through {profile}"),
+            Verdict::Direct(why) => write!(f, "direct: {why}"),
+            Verdict::Refuse(why) => write!(f, "refuse: {why}"),
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Why::Loopback => f.write_str("the target is this machine"),
+            Why::Unmanaged => f.write_str("no profile claims the app"),
+            Why::Excluded(profile, exclusion) => write!(f, "{profile} excludes {exclusion}"),
+            Why::OnDemand(profile) => write!(f, "{profile} is not needed on this network"),
+            Why::NotConnected(profile, state) => write!(f, "{profile} is {state}"),
+            Why::NotInForce(profile) => write!(f, "{profile} is disabled or gone"),
+        }
+    }
+}
+
+impl fmt::Display for Exclusion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exclusion::Domain(suffix) => write!(f, "{suffix}"),
+            Exclusion::Route(block) => write!(f, "{block}"),
+            Exclusion::LocalNetwork(block) => write!(f, "the local network {block}"),
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.profile)?;
+        if let Some(rule) = &self.rule {
+            write!(f, "claimed by {rule}, ")?;
+        }
+        match &self.outcome {
+            Outcome::Disabled => f.write_str("disabled"),
+            Outcome::NoRule => f.write_str("no rule names the app"),
+            Outcome::Excluded(exclusion) => write!(f, "excludes {exclusion}"),
+            Outcome::OnDemand => f.write_str("not needed on this network"),
+            Outcome::Relay => f.write_str("relays"),
+            Outcome::NotConnected(state, UnavailableAction::Drop) => {
+                write!(f, "{state}, so it refuses")
+            }
+            Outcome::NotConnected(state, UnavailableAction::Direct) => {
+                write!(f, "{state}, and its UnavailableAction is Direct")
+            }
+        }
+    }
+}
