@@ -1,1 +1,29 @@
-//! TODO
+//! The messages between the daemon and its clients, and the client.
+//!
+//! HTTP/1.1 with JSON over a Unix socket. This crate holds what both ends share and the client end;
+//! it decides nothing and knows nothing of flows but how they are written down. The two types to
+//! start with are [`Client`] for programs with a runtime and [`blocking::run`] for the launcher,
+//! which must stay one single thread.
+
+pub mod blocking;
+mod client;
+mod error;
+mod messages;
+pub mod paths;
+
+pub use client::{Client, FlowStream};
+pub use error::{ClientError, Code, ErrorBody, Refusal};
+pub use messages::{
+    App, Check, Flow, FlowEvent, FlowState, Lifecycle, Outcome, Problem, ProfileState,
+    ProfileStatus, ProfileText, Protocol, ReloadAnswer, RunAnswer, RunRequest, RunServer, Severity,
+    Status, StoreAnswer, SwitchAnswer, SwitchRequest, Way,
+};
+
+/// Where the daemon listens unless it was told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/offramp/control.sock";
+
+/// Largest body of a request or an answer, in bytes; a stream has no such limit.
+pub const MAX_BODY: usize = 1024 * 1024;
+
+/// Longest line of a stream, in bytes.
+pub const MAX_LINE: usize = 64 * 1024;
