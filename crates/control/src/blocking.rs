@@ -210,5 +210,4 @@ fn garbled(what: &str) -> ClientError {
 }
 
 #[cfg(test)]
-#[path = "blocking/tests.rs"]
 mod tests;

@@ -298,5 +298,4 @@ fn encode<T: Serialize>(message: &T) -> Bytes {
 }
 
 #[cfg(test)]
-#[path = "client/tests.rs"]
 mod tests;

@@ -1,0 +1,280 @@
+//! The server side of the control socket: who asks, for what, and how the answer is written.
+//!
+//! Rights are not decided here: every call carries the [`Peer`], and [`Api`] decides what that
+//! user may see and do.
+
+mod body;
+mod peer;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use offramp_control::{
+    Check, Code, ErrorBody, Flow, FlowEvent, MAX_BODY, ProfileStatus, ProfileText, Refusal,
+    ReloadAnswer, RunAnswer, RunRequest, Status, StoreAnswer, SwitchAnswer, SwitchRequest, paths,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use self::body::AnswerBody;
+pub use self::peer::Peer;
+
+/// How long a connection may be idle, or take to send the head of a request.
+const HEAD_LIMIT: Duration = Duration::from_secs(30);
+/// How long the body of a request may take.
+const BODY_LIMIT: Duration = Duration::from_secs(10);
+/// How long a call may take until its answer begins.
+const CALL_LIMIT: Duration = Duration::from_secs(30);
+
+/// What the daemon does for those who ask; one call per endpoint.
+///
+/// Users other than root see and change only what is theirs; an implementor decides that by the
+/// peer's uid. A call is dropped when it takes longer than 30 s.
+pub trait Api: Send + Sync + 'static {
+    /// How the daemon and the profiles stand.
+    fn status(&self, peer: &Peer) -> impl Future<Output = Result<Status, Refusal>> + Send;
+    /// The live flows.
+    fn flows(&self, peer: &Peer) -> impl Future<Output = Result<Vec<Flow>, Refusal>> + Send;
+    /// The beginnings and ends of flows from now on; the stream ends when the sender is dropped.
+    fn follow_flows(
+        &self,
+        peer: &Peer,
+    ) -> impl Future<Output = Result<mpsc::Receiver<FlowEvent>, Refusal>> + Send;
+    /// Labels the process of the peer.
+    fn run(
+        &self,
+        peer: &Peer,
+        request: RunRequest,
+    ) -> impl Future<Output = Result<RunAnswer, Refusal>> + Send;
+    /// Switches profiles off or on.
+    fn switch(
+        &self,
+        peer: &Peer,
+        request: SwitchRequest,
+    ) -> impl Future<Output = Result<SwitchAnswer, Refusal>> + Send;
+    /// The profiles.
+    fn profiles(
+        &self,
+        peer: &Peer,
+    ) -> impl Future<Output = Result<Vec<ProfileStatus>, Refusal>> + Send;
+    /// One profile with its text.
+    fn profile(
+        &self,
+        peer: &Peer,
+        identifier: String,
+    ) -> impl Future<Output = Result<ProfileText, Refusal>> + Send;
+    /// Installs a profile from its text.
+    fn install_profile(
+        &self,
+        peer: &Peer,
+        text: String,
+    ) -> impl Future<Output = Result<StoreAnswer, Refusal>> + Send;
+    /// Removes a profile.
+    fn remove_profile(
+        &self,
+        peer: &Peer,
+        identifier: String,
+    ) -> impl Future<Output = Result<StoreAnswer, Refusal>> + Send;
+    /// Looks at the surroundings.
+    fn doctor(&self, peer: &Peer) -> impl Future<Output = Result<Vec<Check>, Refusal>> + Send;
+    /// Reads the configuration again.
+    fn reload(&self, peer: &Peer) -> impl Future<Output = Result<ReloadAnswer, Refusal>> + Send;
+    /// The metrics as OpenMetrics text.
+    fn metrics(&self, peer: &Peer) -> impl Future<Output = Result<String, Refusal>> + Send;
+}
+
+/// Answers one client until it leaves; after `stop` the answer under way is still finished.
+pub async fn serve_connection(stream: UnixStream, api: Arc<impl Api>, stop: CancellationToken) {
+    let peer = match Peer::of(&stream) {
+        Ok(peer) => Arc::new(peer),
+        Err(error) => {
+            tracing::debug!(error = %error, "cannot tell who asks on the control socket");
+            return;
+        }
+    };
+    let service = service_fn(|request| {
+        let (api, peer, stop) = (api.clone(), peer.clone(), stop.clone());
+        async move { Ok::<_, std::convert::Infallible>(answer(request, &*api, &peer, stop).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT)
+        .max_buf_size(64 * 1024)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(peer.pid = peer.pid, error = %error, "control connection broke");
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    api: &impl Api,
+    peer: &Peer,
+    stop: CancellationToken,
+) -> Response<AnswerBody> {
+    match timeout(CALL_LIMIT, route(request, api, peer, stop)).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(refusal)) => refused(refusal),
+        Err(_) => refused(Refusal::new(
+            Code::Unavailable,
+            "the daemon did not answer in time",
+        )),
+    }
+}
+
+async fn route(
+    request: Request<Incoming>,
+    api: &impl Api,
+    peer: &Peer,
+    stop: CancellationToken,
+) -> Result<Response<AnswerBody>, Refusal> {
+    let path = request.uri().path().to_owned();
+    let method = request.method().clone();
+    match (&method, path.as_str()) {
+        (&Method::GET, paths::STATUS) => json(&api.status(peer).await?),
+        (&Method::GET, paths::FLOWS) if follows(&request) => {
+            Ok(stream(api.follow_flows(peer).await?, stop))
+        }
+        (&Method::GET, paths::FLOWS) => json(&api.flows(peer).await?),
+        (&Method::POST, paths::RUN) => json(&api.run(peer, message(request).await?).await?),
+        (&Method::POST, paths::SWITCH) => json(&api.switch(peer, message(request).await?).await?),
+        (&Method::GET, paths::PROFILES) => json(&api.profiles(peer).await?),
+        (&Method::POST, paths::PROFILES) => {
+            json(&api.install_profile(peer, text(request).await?).await?)
+        }
+        (&Method::GET, paths::DOCTOR) => json(&api.doctor(peer).await?),
+        (&Method::POST, paths::RELOAD) => json(&api.reload(peer).await?),
+        (&Method::GET, paths::METRICS) => Ok(metrics(api.metrics(peer).await?)),
+        (method, path) => match (method, paths::identifier(path)) {
+            (&Method::GET, Some(identifier)) => json(&api.profile(peer, identifier).await?),
+            (&Method::DELETE, Some(identifier)) => {
+                json(&api.remove_profile(peer, identifier).await?)
+            }
+            (_, identifier) => Err(nowhere(method, path, identifier.is_some())),
+        },
+    }
+}
+
+fn nowhere(method: &Method, path: &str, is_profile: bool) -> Refusal {
+    let known = [
+        paths::STATUS,
+        paths::FLOWS,
+        paths::RUN,
+        paths::SWITCH,
+        paths::PROFILES,
+        paths::DOCTOR,
+        paths::RELOAD,
+        paths::METRICS,
+    ];
+    if is_profile || known.contains(&path) {
+        Refusal::new(
+            Code::MethodNotAllowed,
+            format!("{path} does not take {method}"),
+        )
+    } else {
+        Refusal::new(Code::NotFound, format!("there is no {path}"))
+            .hint("the client and the daemon may be of different versions")
+    }
+}
+
+fn follows(request: &Request<Incoming>) -> bool {
+    request
+        .uri()
+        .query()
+        .is_some_and(|query| query.split('&').any(|part| part == "follow=true"))
+}
+
+async fn message<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Refusal> {
+    let bytes = bytes(request).await?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Refusal::new(
+            Code::BadRequest,
+            format!("cannot understand the request: {error}"),
+        )
+    })
+}
+
+async fn text(request: Request<Incoming>) -> Result<String, Refusal> {
+    String::from_utf8(bytes(request).await?.into())
+        .map_err(|_| Refusal::new(Code::BadRequest, "the profile is not UTF-8 text"))
+}
+
+async fn bytes(request: Request<Incoming>) -> Result<Bytes, Refusal> {
+    let whole = Limited::new(request.into_body(), MAX_BODY).collect();
+    match timeout(BODY_LIMIT, whole).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(Refusal::new(
+            Code::TooLarge,
+            format!("the body is larger than {MAX_BODY} bytes"),
+        )),
+        Ok(Err(error)) => Err(Refusal::new(
+            Code::BadRequest,
+            format!("cannot read the body: {error}"),
+        )),
+        Err(_) => Err(Refusal::new(
+            Code::BadRequest,
+            "the body did not arrive in time",
+        )),
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> Result<Response<AnswerBody>, Refusal> {
+    let bytes = serde_json::to_vec(value).map_err(|error| {
+        Refusal::new(Code::Internal, format!("cannot write the answer: {error}"))
+    })?;
+    Ok(whole(StatusCode::OK, "application/json", bytes))
+}
+
+fn metrics(text: String) -> Response<AnswerBody> {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    whole(StatusCode::OK, kind, text.into_bytes())
+}
+
+fn refused(refusal: Refusal) -> Response<AnswerBody> {
+    let status = StatusCode::from_u16(refusal.code.status()).expect("codes have valid statuses");
+    let bytes = serde_json::to_vec(&ErrorBody { error: refusal })
+        .expect("a refusal has string keys and no fallible parts");
+    whole(status, "application/json", bytes)
+}
+
+fn whole(status: StatusCode, kind: &'static str, bytes: Vec<u8>) -> Response<AnswerBody> {
+    let length = bytes.len();
+    let mut response = Response::new(AnswerBody::whole(bytes));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    response
+}
+
+fn stream(events: mpsc::Receiver<FlowEvent>, stop: CancellationToken) -> Response<AnswerBody> {
+    let mut response = Response::new(AnswerBody::events(events, stop));
+    let kind = HeaderValue::from_static("application/x-ndjson");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+#[cfg(test)]
+mod tests;
