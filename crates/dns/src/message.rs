@@ -58,7 +58,7 @@ impl Received {
         }
         match Asked::read(raw) {
             Some(asked) if asked.edns.as_ref().is_some_and(|edns| edns.version() > 0) => {
-                Self::Wrong(asked.bad_version())
+                Self::Wrong(asked.code(ResponseCode::BADVERS))
             }
             Some(asked) => Self::Asked(Box::new(asked)),
             None => wrong(ResponseCode::FormErr),
@@ -156,15 +156,6 @@ impl Asked {
         }
         message
     }
-
-    fn bad_version(&self) -> Bytes {
-        let mut message = self.reply(ResponseCode::NoError);
-        if let Some(edns) = &mut message.edns {
-            // BADVERS is 16: the header has room for the low four bits only.
-            edns.set_rcode_high(1);
-        }
-        encode(&message)
-    }
 }
 
 /// Whether `answer` is a response to the question of `query`; ids are not compared.
@@ -236,3 +227,6 @@ fn encode(message: &Message) -> Bytes {
         .expect("a question that was read and at most one record of ours can be written")
         .into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -234,3 +234,6 @@ async fn ask_far<L: Lookup>(query: &Asked, asked: SocketAddr, lookup: &L) -> Byt
     };
     answer.unwrap_or_else(|| query.code(ResponseCode::ServFail))
 }
+
+#[cfg(test)]
+mod tests;

@@ -154,3 +154,6 @@ fn random_id() -> u16 {
     // hickory draws the id of a new query from a cryptographic generator.
     Message::query().metadata.id
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

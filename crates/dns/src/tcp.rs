@@ -45,9 +45,8 @@ impl Responder {
         L: Lookup,
     {
         let served = stop.run_until_cancelled(self.serve(stream, asked, lookup));
-        match served.await {
-            Some(Err(error)) => tracing::debug!(error = %error, "a lookup stream failed"),
-            Some(Ok(())) | None => {}
+        if let Some(Err(error)) = served.await {
+            tracing::debug!(error = %error, "a lookup stream failed");
         }
     }
 
@@ -88,3 +87,6 @@ async fn write_message<S: AsyncWrite + Unpin>(stream: &mut S, message: &[u8]) ->
     stream.write_all(&framed).await?;
     stream.flush().await
 }
+
+#[cfg(test)]
+mod tests;
