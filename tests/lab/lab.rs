@@ -155,7 +155,8 @@ fn connect(router: &Host, machines: [&Host; 4]) {
     let [_, _, origin, _] = machines;
     origin.sh(
         "for net in 203.0.113.0/24 198.51.100.0/24; do ip route add local $net dev lo; done
-         ip route add local 2001:db8::/64 dev lo",
+         ip route add local 2001:db8::/64 dev lo
+         sysctl -qw net.ipv6.ip_nonlocal_bind=1",
     );
 }
 
