@@ -230,10 +230,10 @@ fn exclusion(profile: &Profile, host: &Host, world: &World) -> Option<Exclusion>
 }
 
 fn excluded_routes(profile: &Profile, world: &World) -> RouteSet {
-    let local = profile
-        .exclude_local_networks
-        .then(|| world.local_networks().normalised())
-        .unwrap_or_default();
+    let local = match profile.exclude_local_networks {
+        true => world.local_networks().normalised(),
+        false => Vec::new(),
+    };
     profile
         .excluded_routes
         .iter()

@@ -1,0 +1,364 @@
+//! Holds a declaration against the table of keys and collects every problem.
+
+use std::net::IpAddr;
+
+use offramp_rules::{DomainName, Identity, InvalidIdentity, Prefix};
+
+use crate::json::{Kind, Value};
+use crate::keys::{ELSEWHERE, Format, Key, Shape, TYPE};
+use crate::problem::Code;
+use crate::url::ServerUrl;
+
+/// A problem before it is given file, line and column.
+#[derive(Debug)]
+pub(crate) struct Finding {
+    pub(crate) at: usize,
+    pub(crate) code: Code,
+    pub(crate) path: String,
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
+/// Collects findings.
+pub(crate) struct Check {
+    pub(crate) findings: Vec<Finding>,
+    optional: Vec<String>,
+}
+
+impl Check {
+    /// A check that passes over these paths where they are not known.
+    pub(crate) fn new(optional: Vec<String>) -> Self {
+        Self {
+            findings: Vec::new(),
+            optional,
+        }
+    }
+
+    pub(crate) fn report(&mut self, at: usize, path: &str, fault: Fault) {
+        self.findings.push(Finding {
+            at,
+            code: fault.code,
+            path: path.to_owned(),
+            message: fault.message,
+            hint: fault.hint,
+        });
+    }
+
+    /// Holds an object against its keys.
+    pub(crate) fn object(&mut self, value: &Value<'_>, keys: &[Key], path: &str) {
+        let Kind::Object(entries) = &value.kind else {
+            return self.wrong_type(value, path, "an object");
+        };
+        for (name, inner) in entries {
+            let inner_path = join(path, &name.name);
+            match keys.iter().find(|key| key.name == name.name) {
+                None if self.is_optional(&inner_path) => {}
+                None => self.report(name.at, &inner_path, unknown(&name.name, keys)),
+                Some(Key {
+                    shape: Shape::Later,
+                    ..
+                }) if self.is_optional(&inner_path) => {}
+                Some(Key {
+                    shape: Shape::Later,
+                    ..
+                }) => {
+                    self.report(name.at, &inner_path, Fault::later("not supported yet"));
+                }
+                Some(key) => self.value(inner, &key.shape, &inner_path),
+            }
+        }
+        for key in keys.iter().filter(|key| key.required) {
+            if value.key(key.name).is_none() {
+                let fault = Fault::invalid("is missing").hint(key.about);
+                self.report(value.at, &join(path, key.name), fault);
+            }
+        }
+    }
+
+    fn value(&mut self, value: &Value<'_>, shape: &Shape, path: &str) {
+        match (shape, &value.kind) {
+            (Shape::Bool, Kind::Bool) | (Shape::Opaque, Kind::Object(_)) => {}
+            (Shape::Bool, _) => self.wrong_type(value, path, "true or false"),
+            (Shape::Integer(least), Kind::Number(number)) => {
+                if let Err(fault) = integer(number, *least) {
+                    self.report(value.at, path, fault);
+                }
+            }
+            (Shape::Version, Kind::Number(number)) => {
+                if number.as_u64() != Some(1) {
+                    self.report(value.at, path, Fault::later("only version 1 is supported"));
+                }
+            }
+            (Shape::Integer(_) | Shape::Version, _) => self.wrong_type(value, path, "an integer"),
+            (Shape::Text(format), Kind::String(text)) => {
+                if let Err(fault) = format.check(text) {
+                    self.report(value.at, path, fault);
+                }
+            }
+            (Shape::Choice { now, later }, Kind::String(text)) => {
+                if let Err(fault) = choice(text, now, later) {
+                    self.report(value.at, path, fault);
+                }
+            }
+            (Shape::Text(_) | Shape::Choice { .. }, _) => {
+                self.wrong_type(value, path, "a string");
+            }
+            (Shape::List(inner) | Shape::Some(inner), Kind::Array(elements)) => {
+                if elements.is_empty() && matches!(shape, Shape::Some(_)) {
+                    self.report(value.at, path, Fault::invalid("is empty"));
+                }
+                for (index, element) in elements.iter().enumerate() {
+                    self.value(element, inner, &format!("{path}[{index}]"));
+                }
+            }
+            (Shape::List(_) | Shape::Some(_), _) => self.wrong_type(value, path, "an array"),
+            (Shape::Object(keys), _) => self.object(value, keys, path),
+            (Shape::Opaque, _) => self.wrong_type(value, path, "an object"),
+            (Shape::Later, _) => {}
+        }
+    }
+
+    fn wrong_type(&mut self, value: &Value<'_>, path: &str, wanted: &str) {
+        let message = format!("is {}, and has to be {wanted}", value.describe());
+        let fault = Fault::new(Code::CannotBeDeserialized, message);
+        self.report(value.at, path, fault);
+    }
+
+    fn is_optional(&self, path: &str) -> bool {
+        let mut plain = String::new();
+        let mut inside = false;
+        for c in path.chars() {
+            match c {
+                '[' => inside = true,
+                ']' => inside = false,
+                c if !inside => plain.push(c),
+                _ => {}
+            }
+        }
+        self.optional.contains(&plain)
+    }
+}
+
+/// What is wrong with a value.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    pub(crate) code: Code,
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
+impl Fault {
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Code::IsInvalid, message)
+    }
+
+    pub(crate) fn later(message: impl Into<String>) -> Self {
+        Self::new(Code::NotSupported, message)
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl Format {
+    fn check(self, text: &str) -> Result<(), Fault> {
+        match self {
+            Format::Any => Ok(()),
+            Format::NotEmpty | Format::KeyPath if text.trim().is_empty() => {
+                Err(Fault::invalid("is empty"))
+            }
+            Format::NotEmpty | Format::KeyPath => Ok(()),
+            Format::Type if text == TYPE => Ok(()),
+            Format::Type => Err(Fault::later(format!("{text:?} is not a type known here"))
+                .hint(format!("write {TYPE:?}"))),
+            Format::Identifier | Format::Token => label(text),
+            Format::Domain => DomainName::parse(text)
+                .map(drop)
+                .map_err(|e| Fault::invalid(e.to_string()).hint(domain_hint(text))),
+            Format::Host => match text.parse::<IpAddr>() {
+                Ok(_) => Ok(()),
+                Err(_) => Format::Domain.check(text),
+            },
+            Format::Block => block(text).map(drop),
+            Format::Synthetic4 => synthetic(text, true, 8..=22),
+            Format::Synthetic6 => synthetic(text, false, 8..=112),
+            Format::ServerUrl => server_url(text),
+            Format::Asset => asset(text).map(drop),
+            Format::Identity => identity(text),
+        }
+    }
+}
+
+/// The NAME of `credential:NAME`, if it may be a file's name.
+pub(crate) fn asset(text: &str) -> Result<&str, Fault> {
+    let Some(name) = text.strip_prefix("credential:") else {
+        return Err(Fault::invalid(format!("{text:?} names no asset")).hint(
+            "write credential:NAME for the file credentials/NAME; secrets have no place here",
+        ));
+    };
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    if name.is_empty() || name.len() > 128 || name.starts_with('.') || !name.bytes().all(plain) {
+        return Err(
+            Fault::invalid(format!("{name:?} cannot be the name of a credential"))
+                .hint("letters, digits, dots, dashes and underscores, no dot first"),
+        );
+    }
+    Ok(name)
+}
+
+fn label(text: &str) -> Result<(), Fault> {
+    if text.is_empty() {
+        return Err(Fault::invalid("is empty"));
+    }
+    if text.len() > 64 {
+        return Err(Fault::invalid(format!(
+            "has {} octets, and may have 64",
+            text.len()
+        )));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(Fault::invalid("has a control character"));
+    }
+    Ok(())
+}
+
+fn block(text: &str) -> Result<Prefix, Fault> {
+    text.parse::<Prefix>().map_err(|e| {
+        let fault = Fault::invalid(e.to_string());
+        match text.parse::<IpAddr>() {
+            Ok(address) => fault.hint(format!("write {}", Prefix::host(address))),
+            Err(_) => fault,
+        }
+    })
+}
+
+fn synthetic(text: &str, v4: bool, lengths: std::ops::RangeInclusive<u8>) -> Result<(), Fault> {
+    let block = block(text)?;
+    if block.address().is_ipv4() != v4 {
+        let family = if v4 { "IPv4" } else { "IPv6" };
+        return Err(Fault::invalid(format!("is no {family} block")));
+    }
+    if !lengths.contains(&block.length()) {
+        let (least, most) = (lengths.start(), lengths.end());
+        return Err(Fault::invalid(format!(
+            "the length has to be from {least} to {most}"
+        )));
+    }
+    let taken = ["127.0.0.0/8", "224.0.0.0/3", "fe80::/10", "ff00::/8"];
+    let taken = taken.map(|text| text.parse().expect("all are blocks"));
+    match taken.iter().find(|taken: &&Prefix| taken.overlaps(&block)) {
+        Some(taken) => Err(Fault::invalid(format!(
+            "overlaps {taken}, which has another use"
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn server_url(text: &str) -> Result<(), Fault> {
+    let url = ServerUrl::parse(text)?;
+    match url.credentials {
+        None => Ok(()),
+        Some(_) => Err(
+            Fault::invalid("a user or password has no place in a profile")
+                .hint("use Authentication with a CredentialsAssetReference"),
+        ),
+    }
+}
+
+fn identity(text: &str) -> Result<(), Fault> {
+    const KINDS: &[&str] = &["flatpak", "snap", "app", "unit", "user-unit", "exe"];
+    match text.parse::<Identity>() {
+        Ok(_) => Ok(()),
+        Err(InvalidIdentity::UnknownKind(kind)) if KINDS.contains(&&*kind) => {
+            Err(Fault::later(format!("{kind}: is not supported yet"))
+                .hint("leave the rule out and start the app by offramp run --profile"))
+        }
+        Err(e) => Err(Fault::invalid(e.to_string())),
+    }
+}
+
+fn integer(number: &serde_json::Number, least: u32) -> Result<(), Fault> {
+    match number.as_u64().map(u32::try_from) {
+        Some(Ok(value)) if value >= least => Ok(()),
+        _ if number.is_f64() => Err(Fault::new(
+            Code::CannotBeDeserialized,
+            format!("is {number}, and has to be an integer"),
+        )),
+        _ => Err(Fault::invalid(format!(
+            "is {number}, and has to be from {least} to {}",
+            u32::MAX
+        ))),
+    }
+}
+
+fn choice(text: &str, now: &[&str], later: &[&str]) -> Result<(), Fault> {
+    if now.contains(&text) {
+        return Ok(());
+    }
+    let hint = format!("write {}", now.join(" or "));
+    if later.contains(&text) {
+        return Err(Fault::later(format!("{text} is not supported yet")).hint(hint));
+    }
+    Err(Fault::invalid(format!("{text:?} is not one of the choices")).hint(hint))
+}
+
+fn unknown(name: &str, keys: &[Key]) -> Fault {
+    let fault = Fault::new(Code::UnknownPayloadKeys, "unknown key");
+    let near = keys
+        .iter()
+        .map(|key| {
+            (
+                distance(&name.to_lowercase(), &key.name.to_lowercase()),
+                key,
+            )
+        })
+        .min_by_key(|(distance, _)| *distance);
+    let elsewhere = ELSEWHERE.iter().find(|(other, _)| *other == name);
+    match (elsewhere, near) {
+        (Some((_, here)), _) => fault.hint(format!("write {here}")),
+        (None, Some((distance, key))) if distance <= 1 + key.name.len() / 5 => {
+            fault.hint(format!("did you mean {}?", key.name))
+        }
+        _ => fault,
+    }
+}
+
+fn domain_hint(text: &str) -> &'static str {
+    match text.starts_with("*.") {
+        true => "leave out the *.: a name covers all names below it",
+        false => "write a host name such as example.com",
+    }
+}
+
+/// How many characters have to be put in, taken out or changed to make one text of the other.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().take(64).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, a) in a.chars().take(64).enumerate() {
+        let mut corner = row[0];
+        row[0] = i + 1;
+        for (j, b) in b.iter().enumerate() {
+            let changed = corner + usize::from(a != *b);
+            corner = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(corner + 1);
+        }
+    }
+    row[b.len()]
+}
+
+pub(crate) fn join(path: &str, key: &str) -> String {
+    match path {
+        "" => key.to_owned(),
+        path => format!("{path}.{key}"),
+    }
+}

@@ -1,0 +1,373 @@
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use offramp_rules::{DomainName, Identity, Layer, Prefix, ProfileId, Rule, UnavailableAction};
+
+use crate::check::{Check, Fault, Finding, asset, join};
+use crate::json::{self, FaultKind, Value};
+use crate::keys::{DECLARATION, DECLARATIONS};
+use crate::problem::{Code, Problem};
+use crate::profile::{Asset, Authentication, Profile, Server, Source};
+use crate::url::{self, ServerUrl};
+use crate::written;
+
+/// Reads the one declaration of a text, or the list under its `Declarations`.
+///
+/// The text is taken whole or not at all, and all its problems are told at once, in the order in
+/// which they stand there. `file` is what the problems name; it is not opened.
+pub fn read(text: &str, file: Option<&Path>, layer: Layer) -> Result<Vec<Profile>, Vec<Problem>> {
+    let source = Source {
+        file: file.map(Path::to_owned),
+        text: text.into(),
+    };
+    let findings = match json::parse_sized(text) {
+        Err(faults) => faults.into_iter().map(syntax).collect(),
+        Ok(root) => match declarations(&root) {
+            Err(findings) => findings,
+            Ok(found) => match check_all(&found) {
+                findings if findings.is_empty() => return build_all(&found, layer, &source),
+                findings => findings,
+            },
+        },
+    };
+    Err(locate(findings, &source))
+}
+
+/// Like [`read`], for bytes that may not be UTF-8.
+pub fn read_bytes(
+    bytes: &[u8],
+    file: Option<&Path>,
+    layer: Layer,
+) -> Result<Vec<Profile>, Vec<Problem>> {
+    let error = match std::str::from_utf8(bytes) {
+        Ok(text) => return read(text, file, layer),
+        Err(error) => error,
+    };
+    let good = std::str::from_utf8(&bytes[..error.valid_up_to()]).expect("checked to be UTF-8");
+    let (line, column) = json::position(good, good.len());
+    Err(vec![Problem {
+        code: Code::CannotBeDeserialized,
+        file: file.map(Path::to_owned),
+        line,
+        column,
+        key_path: String::new(),
+        message: "is not UTF-8".to_owned(),
+        hint: Some("save the file as UTF-8".to_owned()),
+    }])
+}
+
+/// The place of a value in a profile's text, for problems that show after reading.
+pub(crate) fn place(source: &Source, id: &ProfileId, path: &[&str]) -> (usize, usize) {
+    let find = || {
+        let root = json::parse(&source.text).ok()?;
+        let found = declarations(&root).ok()?;
+        let (declaration, _) = found.iter().find(|(value, _)| {
+            value.key("Identifier").and_then(Value::string) == Some(id.as_str())
+        })?;
+        let mut value = *declaration;
+        for step in path {
+            value = match step.parse::<usize>() {
+                Ok(index) => value.elements().get(index)?,
+                Err(_) => value.key(step)?,
+            };
+        }
+        Some(json::position(&source.text, value.at))
+    };
+    find().unwrap_or((0, 0))
+}
+
+type Declarations<'v, 'a> = Vec<(&'v Value<'a>, String)>;
+
+fn declarations<'v, 'a>(root: &'v Value<'a>) -> Result<Declarations<'v, 'a>, Vec<Finding>> {
+    let Some(list) = root.key(DECLARATIONS) else {
+        return Ok(vec![(root, String::new())]);
+    };
+    static FILE: &[crate::keys::Key] = &[crate::keys::Key {
+        name: DECLARATIONS,
+        shape: crate::keys::Shape::List(&crate::keys::Shape::Opaque),
+        required: true,
+        about: "the profiles of this file",
+    }];
+    let mut check = Check::new(Vec::new());
+    check.object(root, FILE, "");
+    if !check.findings.is_empty() {
+        return Err(check.findings);
+    }
+    Ok(list
+        .elements()
+        .iter()
+        .enumerate()
+        .map(|(index, value)| (value, format!("{DECLARATIONS}[{index}]")))
+        .collect())
+}
+
+fn check_all(found: &Declarations<'_, '_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut seen = HashMap::new();
+    for (value, path) in found {
+        let mut check = Check::new(optional_keys(value, path));
+        check.object(value, DECLARATION, path);
+        check_across(value, path, &mut check);
+        if let Some(identifier) = value.key("Identifier")
+            && let Some(text) = identifier.string()
+            && seen.insert(text.to_owned(), ()).is_some()
+        {
+            let fault = Fault::invalid(format!("{text} is in this file twice"));
+            check.report(identifier.at, &join(path, "Identifier"), fault);
+        }
+        findings.append(&mut check.findings);
+    }
+    findings
+}
+
+fn optional_keys(value: &Value<'_>, path: &str) -> Vec<String> {
+    let Some(list) = value.key("OptionalKeys") else {
+        return Vec::new();
+    };
+    let prefix = path.split('[').next().unwrap_or_default();
+    list.elements()
+        .iter()
+        .filter_map(Value::string)
+        .map(|key| join(prefix, key))
+        .collect()
+}
+
+/// What one key says about another.
+fn check_across(value: &Value<'_>, path: &str, check: &mut Check) {
+    let Some(payload) = value.key("Payload") else {
+        return;
+    };
+    let path = join(path, "Payload");
+    server_names(payload, &path, check);
+    synthetic_blocks(payload, &path, check);
+}
+
+fn server_names(payload: &Value<'_>, path: &str, check: &mut Check) {
+    let mut seen = HashMap::new();
+    let servers = payload.key("Servers").map_or(&[][..], Value::elements);
+    for (index, server) in servers.iter().enumerate() {
+        let url = server.key("URL").and_then(Value::string);
+        let host = || Some(ServerUrl::parse(url?).ok()?.name());
+        let written = server.key("Name").and_then(Value::string);
+        let Some(name) = written.map(str::to_owned).or_else(host) else {
+            continue;
+        };
+        if let Some(first) = seen.insert(name.clone(), index) {
+            let place = server.key("Name").unwrap_or(server);
+            let fault = Fault::invalid(format!("Servers[{first}] is called {name} too"))
+                .hint("give each server a Name of its own");
+            check.report(place.at, &format!("{path}.Servers[{index}].Name"), fault);
+        }
+    }
+}
+
+/// A synthetic address in an excluded block would be reached directly, and stand for nothing.
+fn synthetic_blocks(payload: &Value<'_>, path: &str, check: &mut Check) {
+    let block = |value: &Value<'_>| value.string()?.parse::<Prefix>().ok();
+    let dns = |key| {
+        payload
+            .key("DNS")
+            .and_then(|dns| dns.key(key))
+            .and_then(block)
+    };
+    let synthetic = [
+        dns("SyntheticDNSAnswerIPv4Prefix").or(Some(default_v4())),
+        dns("SyntheticDNSAnswerIPv6Prefix"),
+    ];
+    let routes = payload
+        .key("NetworkRouting")
+        .and_then(|routing| routing.key("ExcludedRoutes"))
+        .map_or(&[][..], Value::elements);
+    for (index, route) in routes.iter().enumerate() {
+        let Some(excluded) = block(route) else {
+            continue;
+        };
+        for synthetic in synthetic.iter().flatten() {
+            if synthetic.overlaps(&excluded) {
+                let fault = Fault::invalid(format!(
+                    "overlaps {synthetic}, whose addresses stand for names"
+                ))
+                .hint("change the route or DNS.SyntheticDNSAnswerIPv4Prefix");
+                let path = format!("{path}.NetworkRouting.ExcludedRoutes[{index}]");
+                check.report(route.at, &path, fault);
+            }
+        }
+    }
+}
+
+fn build_all(
+    found: &Declarations<'_, '_>,
+    layer: Layer,
+    source: &Source,
+) -> Result<Vec<Profile>, Vec<Problem>> {
+    let build_one = |(value, path): &(&Value<'_>, String)| {
+        build(value, layer, source).map_err(|fault| {
+            let mut check = Check::new(Vec::new());
+            check.report(value.at, path, fault);
+            locate(check.findings, source)
+        })
+    };
+    found.iter().map(build_one).collect()
+}
+
+/// Makes a profile of a declaration that was checked. What fails here was missed by the check,
+/// and is told as a problem all the same.
+fn build(value: &Value<'_>, layer: Layer, source: &Source) -> Result<Profile, Fault> {
+    let written: written::Declaration = serde_json::from_str(value.text)
+        .map_err(|e| Fault::new(Code::CannotBeDeserialized, e.to_string()))?;
+    let payload = written.payload;
+    let rules = offramp_rules::Profile {
+        layer,
+        order: payload.order.unwrap_or(1000),
+        id: ProfileId::new(&written.identifier),
+        enabled: payload.enabled.unwrap_or(true),
+        rules: each(payload.app_rules, rule)?,
+        excluded_domains: each(payload.excluded_domains, |text| {
+            DomainName::parse(&text).map_err(|e| Fault::invalid(e.to_string()))
+        })?,
+        excluded_routes: each(payload.network_routing.excluded_routes, |text| block(&text))?,
+        exclude_local_networks: payload.network_routing.exclude_local_networks,
+        unavailable: match payload.unavailable_action {
+            written::UnavailableAction::Drop => UnavailableAction::Drop,
+            written::UnavailableAction::Direct => UnavailableAction::Direct,
+        },
+    };
+    Ok(Profile {
+        rules,
+        visible_name: payload.visible_name,
+        description: written.payload_description,
+        organization: written.payload_organization,
+        token: written.server_token.unwrap_or_else(|| hash(value.text)),
+        revision: written.revision,
+        servers: each(payload.servers, server)?,
+        synthetic_v4: match payload.dns.v4 {
+            Some(text) => block(&text)?,
+            None => default_v4(),
+        },
+        synthetic_v6: payload.dns.v6.map(|text| block(&text)).transpose()?,
+        allow_inbound: payload.allow_inbound,
+        removal_disallowed: written
+            .payload_removal_disallowed
+            .unwrap_or(layer == Layer::Managed),
+        source: source.clone(),
+    })
+}
+
+fn server(written: written::Server) -> Result<Server, Fault> {
+    let url = ServerUrl::parse(&written.url)?;
+    let credential = |text: String| Ok(Asset::Credential(asset(&text)?.to_owned()));
+    let authentication = |written: written::Authentication| {
+        Ok(Authentication {
+            method: written.method,
+            asset: credential(written.credentials_asset_reference)?,
+        })
+    };
+    Ok(Server {
+        name: written.name.unwrap_or_else(|| url.name()),
+        server_name: match written.tls.server_name {
+            Some(name) => url::host(&name)?,
+            None => url.host.clone(),
+        },
+        host: url.host,
+        port: url.port,
+        anchors: written
+            .tls
+            .anchors_asset_reference
+            .map(credential)
+            .transpose()?,
+        authentication: written.authentication.map(authentication).transpose()?,
+    })
+}
+
+fn rule(written: written::AppRule) -> Result<Rule, Fault> {
+    let identity: Identity = written
+        .signing_identifier
+        .parse()
+        .map_err(|e: offramp_rules::InvalidIdentity| Fault::invalid(e.to_string()))?;
+    let identifier = written.identifier.unwrap_or(written.signing_identifier);
+    Ok(Rule {
+        identifier,
+        identity,
+    })
+}
+
+fn each<T, U>(list: Vec<T>, make: impl Fn(T) -> Result<U, Fault>) -> Result<Vec<U>, Fault> {
+    list.into_iter().map(make).collect()
+}
+
+fn block(text: &str) -> Result<Prefix, Fault> {
+    text.parse()
+        .map_err(|e: offramp_rules::InvalidPrefix| Fault::invalid(e.to_string()))
+}
+
+pub(crate) fn default_v4() -> Prefix {
+    "198.18.0.0/15".parse().expect("it is a block")
+}
+
+/// FNV-1a with 128 bits: tells revisions apart, and is no proof against forgery.
+pub(crate) fn hash(text: &str) -> String {
+    let mut state: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    for byte in text.bytes() {
+        state = (state ^ u128::from(byte)).wrapping_mul(0x0100_0000_0000_0000_0000_013b);
+    }
+    format!("{state:032x}")
+}
+
+fn syntax(fault: json::Fault) -> Finding {
+    let (code, path, message, hint) = match fault.kind {
+        FaultKind::Syntax(message) => (Code::CannotBeDeserialized, String::new(), message, None),
+        FaultKind::Duplicate(key) => (
+            Code::CannotBeDeserialized,
+            key,
+            "is there twice".to_owned(),
+            Some("leave one".to_owned()),
+        ),
+        FaultKind::TooDeep => (
+            Code::CannotBeDeserialized,
+            String::new(),
+            format!("is nested over {} levels deep", json::DEPTH),
+            None,
+        ),
+        FaultKind::TooLarge => (
+            Code::CannotBeDeserialized,
+            String::new(),
+            format!("is over {} KiB", json::SIZE / 1024),
+            None,
+        ),
+    };
+    Finding {
+        at: fault.at,
+        code,
+        path,
+        message,
+        hint,
+    }
+}
+
+fn locate(mut findings: Vec<Finding>, source: &Source) -> Vec<Problem> {
+    findings.sort_by_key(|finding| finding.at);
+    findings
+        .into_iter()
+        .map(|finding| {
+            let (line, column) = json::position(&source.text, finding.at);
+            Problem {
+                code: finding.code,
+                file: source.file.clone(),
+                line,
+                column,
+                key_path: finding.path,
+                message: finding.message,
+                hint: finding.hint,
+            }
+        })
+        .collect()
+}
+
+/// The text of a profile made from elsewhere.
+pub(crate) fn no_source() -> Source {
+    Source {
+        file: None,
+        text: Arc::from(""),
+    }
+}

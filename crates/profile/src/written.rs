@@ -1,0 +1,93 @@
+//! The declaration as written: what serde makes of a text that holds up against the table of keys.
+
+use serde::Deserialize;
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Declaration {
+    pub(crate) identifier: String,
+    pub(crate) server_token: Option<String>,
+    #[serde(default)]
+    pub(crate) revision: u32,
+    pub(crate) payload_organization: Option<String>,
+    pub(crate) payload_description: Option<String>,
+    pub(crate) payload_removal_disallowed: Option<bool>,
+    pub(crate) payload: Payload,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Payload {
+    pub(crate) visible_name: String,
+    pub(crate) order: Option<u32>,
+    pub(crate) enabled: Option<bool>,
+    pub(crate) servers: Vec<Server>,
+    #[serde(default)]
+    pub(crate) app_rules: Vec<AppRule>,
+    #[serde(default)]
+    pub(crate) excluded_domains: Vec<String>,
+    #[serde(default)]
+    pub(crate) network_routing: NetworkRouting,
+    #[serde(default)]
+    pub(crate) allow_inbound: bool,
+    #[serde(default)]
+    pub(crate) unavailable_action: UnavailableAction,
+    #[serde(default, rename = "DNS")]
+    pub(crate) dns: Dns,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Server {
+    pub(crate) name: Option<String>,
+    #[serde(rename = "URL")]
+    pub(crate) url: String,
+    pub(crate) authentication: Option<Authentication>,
+    #[serde(default, rename = "TLS")]
+    pub(crate) tls: Tls,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Authentication {
+    pub(crate) method: crate::profile::Method,
+    pub(crate) credentials_asset_reference: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Tls {
+    pub(crate) server_name: Option<String>,
+    pub(crate) anchors_asset_reference: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct AppRule {
+    pub(crate) identifier: Option<String>,
+    pub(crate) signing_identifier: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct NetworkRouting {
+    #[serde(default)]
+    pub(crate) excluded_routes: Vec<String>,
+    #[serde(default)]
+    pub(crate) exclude_local_networks: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Dns {
+    #[serde(rename = "SyntheticDNSAnswerIPv4Prefix")]
+    pub(crate) v4: Option<String>,
+    #[serde(rename = "SyntheticDNSAnswerIPv6Prefix")]
+    pub(crate) v6: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub(crate) enum UnavailableAction {
+    #[default]
+    Drop,
+    Direct,
+}
