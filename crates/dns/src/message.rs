@@ -196,6 +196,11 @@ pub(crate) fn addresses(answer: &[u8]) -> Option<Vec<(IpAddr, Duration)>> {
     Some(found)
 }
 
+/// Whether a server said that this is not the whole answer.
+pub(crate) fn is_truncated(answer: &[u8]) -> bool {
+    answer.get(2).is_some_and(|flags| flags & 0x02 != 0)
+}
+
 /// Where the first question stands.
 fn question_at(message: &[u8]) -> Option<Range<usize>> {
     let mut decoder = BinDecoder::new(message);

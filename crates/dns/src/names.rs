@@ -2,8 +2,9 @@ use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use offramp_rules::{DomainName, Prefix};
 use tokio::time::Instant;
+
+use offramp_rules::{DomainName, Prefix};
 
 use self::table::Table;
 
@@ -89,15 +90,17 @@ impl Names {
         })
     }
 
-    /// Writes one line per known address, the latest used first.
+    /// Writes one line per known address: name, address, seconds without use; the latest used
+    /// first.
     pub fn save(&self, writer: impl Write) -> io::Result<()> {
-        let entries = {
+        let now = Instant::now();
+        let lines = {
             let tables = self.lock();
-            let mut entries = tables.v4.latest_first();
-            entries.extend(tables.v6.iter().flat_map(Table::latest_first));
-            entries
+            let mut lines = tables.v4.latest_first(now);
+            lines.extend(tables.v6.iter().flat_map(|table| table.latest_first(now)));
+            lines
         };
-        file::write(writer, &entries)
+        file::write(writer, &lines)
     }
 
     /// Takes over what [`Names::save`] wrote and returns how many names that were. Lines that
@@ -105,15 +108,16 @@ impl Names {
     pub fn load(&self, reader: impl Read) -> io::Result<usize> {
         let limit = {
             let tables = self.lock();
-            tables.v4.capacity() + tables.v6.as_ref().map_or(0, Table::capacity)
+            let v6 = tables.v6.as_ref().map_or(0, Table::capacity);
+            tables.v4.capacity().saturating_add(v6)
         };
-        let entries = file::read(reader, limit)?;
+        let lines = file::read(reader, limit)?;
         let now = Instant::now();
         let mut tables = self.lock();
-        let taken = entries.iter().rev().filter(|(name, address)| {
+        let taken = lines.iter().rev().filter(|line| {
             tables
-                .of(*address)
-                .is_some_and(|table| table.restore(name, *address, now))
+                .of(line.address)
+                .is_some_and(|table| table.restore(line, now))
         });
         Ok(taken.count())
     }

@@ -169,15 +169,21 @@ impl Responder {
         }
     }
 
-    /// The answer to a reverse lookup of an address of ours.
+    /// The answer to a reverse lookup of an address of ours or of loopback.
     fn reverse(&self, query: &Asked) -> Option<Bytes> {
         let block = query.question.name().parse_arpa_name().ok()?;
         let address = block.addr();
-        if block.prefix_len() != block.max_prefix_len() || !self.names.contains(address) {
+        if block.prefix_len() != block.max_prefix_len() {
             return None;
         }
-        let name = self.names.name_of(address);
-        let name = name.and_then(|name| Name::from_ascii(format!("{name}.")).ok());
+        let name = if address.is_loopback() {
+            Name::from_ascii("localhost.").ok()
+        } else if self.names.contains(address) {
+            let name = self.names.name_of(address);
+            name.and_then(|name| Name::from_ascii(format!("{name}.")).ok())
+        } else {
+            return None;
+        };
         Some(match (name, query.question.query_type()) {
             (None, _) => query.negative(ResponseCode::NXDomain),
             (Some(name), RecordType::PTR) => query.record(RData::PTR(PTR(name))),
@@ -203,10 +209,14 @@ impl Responder {
                 return failed();
             }
         };
-        // An answer whose addresses cannot be read cannot be approved, so it would be of no use.
-        let (Some(answer), Some(addresses)) = (query.adopt(&answer), message::addresses(&answer))
-        else {
+        let Some(answer) = query.adopt(&answer) else {
             return failed();
+        };
+        let addresses = match message::addresses(&answer) {
+            Some(addresses) => addresses,
+            None if message::is_truncated(&answer) => Vec::new(),
+            // What cannot be read cannot be approved, so it would be of no use to the app.
+            None => return failed(),
         };
         let approved: Vec<_> = addresses
             .into_iter()

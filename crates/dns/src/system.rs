@@ -105,7 +105,7 @@ async fn ask(server: SocketAddr, query: &[u8], transport: Transport) -> io::Resu
         return timeout(TRY_LIMIT, ask_tcp(server, &query)).await?;
     }
     let answer = timeout(TRY_LIMIT, ask_udp(server, &query)).await??;
-    if !is_truncated(&answer) {
+    if !message::is_truncated(&answer) {
         return Ok(answer);
     }
     // The app can ask again over TCP itself if this fails.
@@ -144,10 +144,6 @@ fn is_failure(answer: &[u8]) -> bool {
     answer
         .get(3)
         .is_some_and(|flags| matches!(flags & 0xf, 2 | 4 | 5))
-}
-
-fn is_truncated(answer: &[u8]) -> bool {
-    answer.get(2).is_some_and(|flags| flags & 0x02 != 0)
 }
 
 fn random_id() -> u16 {

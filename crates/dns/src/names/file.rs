@@ -1,37 +1,52 @@
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use offramp_rules::DomainName;
 
-/// A name, a space, an IPv6 address and the end of the line.
-const LONGEST_LINE: usize = 253 + 1 + 45 + 1;
+/// A name, an IPv6 address, seconds, and what ends each.
+const LONGEST_LINE: usize = 254 + 46 + 21;
 
-pub(super) fn write(writer: impl Write, entries: &[(DomainName, IpAddr)]) -> io::Result<()> {
+/// What a synthetic address stands for, and how long it was unused.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    pub(super) name: DomainName,
+    pub(super) address: IpAddr,
+    pub(super) unused: Duration,
+}
+
+pub(super) fn write(writer: impl Write, lines: &[Line]) -> io::Result<()> {
     let mut writer = BufWriter::new(writer);
-    for (name, address) in entries {
-        writeln!(writer, "{name} {address}")?;
+    for line in lines {
+        let seconds = line.unused.as_secs();
+        writeln!(writer, "{} {} {seconds}", line.name, line.address)?;
     }
     writer.flush()
 }
 
-/// At most `limit` entries, in the order of the file.
-pub(super) fn read(reader: impl Read, limit: usize) -> io::Result<Vec<(DomainName, IpAddr)>> {
+/// At most `limit` lines, in the order of the file.
+pub(super) fn read(reader: impl Read, limit: usize) -> io::Result<Vec<Line>> {
     let longest = limit.saturating_mul(LONGEST_LINE) as u64;
     let mut reader = BufReader::new(reader.take(longest));
-    let mut entries = Vec::new();
-    let mut line = Vec::new();
-    while entries.len() < limit {
-        line.clear();
-        // Without its end a line may be torn: 198.18.1.2 of what was to be 198.18.1.23.
-        if reader.read_until(b'\n', &mut line)? == 0 || line.pop() != Some(b'\n') {
+    let mut lines = Vec::new();
+    let mut text = Vec::new();
+    while lines.len() < limit {
+        text.clear();
+        // Without its end a line may be torn, and its last number another one.
+        if reader.read_until(b'\n', &mut text)? == 0 || text.pop() != Some(b'\n') {
             break;
         }
-        entries.extend(std::str::from_utf8(&line).ok().and_then(entry));
+        lines.extend(std::str::from_utf8(&text).ok().and_then(line));
     }
-    Ok(entries)
+    Ok(lines)
 }
 
-fn entry(line: &str) -> Option<(DomainName, IpAddr)> {
-    let (name, address) = line.split_once(' ')?;
-    Some((DomainName::parse(name).ok()?, address.parse().ok()?))
+fn line(text: &str) -> Option<Line> {
+    let mut words = text.split(' ');
+    let line = Line {
+        name: DomainName::parse(words.next()?).ok()?,
+        address: words.next()?.parse().ok()?,
+        unused: Duration::from_secs(words.next()?.parse().ok()?),
+    };
+    words.next().is_none().then_some(line)
 }

@@ -2,8 +2,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use offramp_rules::{DomainName, Prefix};
 use tokio::time::Instant;
+
+use offramp_rules::{DomainName, Prefix};
+
+use super::file::Line;
 
 /// How long an address keeps its name after the last answer or use: apps cache beyond the TTL.
 pub(super) const KEEP: Duration = Duration::from_secs(600);
@@ -94,26 +97,35 @@ impl Table {
         }
     }
 
-    /// Puts a remembered pair back; false when the name or the address is taken or not ours.
-    pub(super) fn restore(&mut self, name: &DomainName, address: IpAddr, now: Instant) -> bool {
-        let Some(place) = self.place_of(address) else {
+    /// Puts a remembered line back; false when the name or the address is taken or not ours.
+    pub(super) fn restore(&mut self, line: &Line, now: Instant) -> bool {
+        let Some(place) = self.place_of(line.address) else {
             return false;
         };
         let fits = self.entries.len() < self.capacity
             && !self.entries.contains_key(&place)
-            && !self.places.contains_key(name);
+            && !self.places.contains_key(&line.name);
         if fits {
-            self.insert(name.clone(), place, now);
+            // What nobody used for long makes room for new names after a restart too.
+            let used = now.checked_sub(line.unused.min(KEEP)).unwrap_or(now);
+            self.insert(line.name.clone(), place, used);
         }
         fits
     }
 
-    pub(super) fn latest_first(&self) -> Vec<(DomainName, IpAddr)> {
+    pub(super) fn latest_first(&self, now: Instant) -> Vec<Line> {
         let held = self.entries.iter().filter(|(_, entry)| entry.holders > 0);
         let idle = self.idle.values().rev();
         let idle = idle.filter_map(|place| self.entries.get_key_value(place));
         held.chain(idle)
-            .map(|(place, entry)| (entry.name.clone(), self.address_at(*place)))
+            .map(|(place, entry)| Line {
+                name: entry.name.clone(),
+                address: self.address_at(*place),
+                unused: match entry.holders {
+                    0 => now.saturating_duration_since(entry.used),
+                    _ => Duration::ZERO,
+                },
+            })
             .collect()
     }
 
