@@ -11,7 +11,7 @@ pub struct Digest {
 impl Digest {
     /// Takes the next bytes.
     pub fn update(&mut self, mut bytes: &[u8]) {
-        while self.count % 8 != 0 && !bytes.is_empty() {
+        while !self.count.is_multiple_of(8) && !bytes.is_empty() {
             self.pending[(self.count % 8) as usize] = bytes[0];
             self.count += 1;
             bytes = &bytes[1..];

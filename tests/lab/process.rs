@@ -30,8 +30,8 @@ impl Running {
             .spawn()
             .unwrap_or_else(|error| panic!("{name}: {error}"));
         let output = [
-            child.stdout.take().map(|pipe| collect(pipe)),
-            child.stderr.take().map(|pipe| collect(pipe)),
+            child.stdout.take().map(collect),
+            child.stderr.take().map(collect),
         ];
         Self {
             name,

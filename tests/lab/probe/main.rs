@@ -1,8 +1,59 @@
 //! `offramp-probe`: the small client of the suites, for the sockets that no common program opens.
+//!
+//! It prints one line for each thing that it saw and never decides whether that is right.
 
 #![expect(clippy::print_stdout, reason = "a test reads what it prints")]
 
+mod bulk;
+mod many;
+mod socket;
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, bail};
+
+const USAGE: &str = "offramp-probe tcp|udp [OPTION…] TARGET…, upload|download|ends-first TARGET \
+                     BYTES, open|short COUNT TARGET…";
+
 fn main() -> anyhow::Result<()> {
-    println!("offramp-probe");
-    Ok(())
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let Some((command, rest)) = arguments.split_first() else {
+        bail!(USAGE)
+    };
+    match command.as_str() {
+        "tcp" => socket::tcp(&socket::Options::parse(rest)?),
+        "udp" => socket::udp(&socket::Options::parse(rest)?),
+        "upload" | "download" | "ends-first" => {
+            let [target, bytes] = rest else { bail!(USAGE) };
+            let (target, bytes) = (
+                address(target)?,
+                bytes.parse().context("a number of bytes")?,
+            );
+            match command.as_str() {
+                "upload" => bulk::upload(target, bytes),
+                "download" => bulk::download(target, bytes),
+                _ => bulk::ends_first(target, bytes),
+            }
+        }
+        "open" | "short" => {
+            let Some((count, targets)) = rest.split_first() else {
+                bail!(USAGE)
+            };
+            let count = count.parse().context("a number of flows")?;
+            let targets = targets
+                .iter()
+                .map(|target| address(target))
+                .collect::<Result<_, _>>()?;
+            match command.as_str() {
+                "open" => many::open(count, targets),
+                _ => many::short(count, targets),
+            }
+        }
+        _ => bail!(USAGE),
+    }
+}
+
+fn address(text: &str) -> anyhow::Result<SocketAddr> {
+    text.parse()
+        .with_context(|| format!("{text} is no address and port"))
 }
