@@ -1,0 +1,278 @@
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use h2::{Ping, PingPong};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Endpoint;
+use crate::error::ConnectError;
+use crate::health::Board;
+use crate::tls;
+
+/// One app may be this far behind; throughput is at most this much per round trip.
+const STREAM_WINDOW: u32 = 4 << 20;
+/// Several stream windows, so that one stalled app does not stop the others.
+const CONNECTION_WINDOW: u32 = 32 << 20;
+const FRAME: u32 = 256 << 10;
+const SEND_BUFFER: usize = 1 << 20;
+/// h2 ends the whole connection when small unread frames have used this up, at most 256 for each:
+/// half a million one-byte frames that apps have not read.
+const FRAME_BUDGET: usize = 128 << 20;
+
+/// Between two pings while streams are open.
+const PING_BUSY: Duration = Duration::from_secs(10);
+/// Between two pings while none is.
+const PING_IDLE: Duration = Duration::from_secs(30);
+/// Without an answer, or any byte, for so long a connection is dead.
+const PONG: Duration = Duration::from_secs(20);
+/// The same after the network has changed.
+const PONG_SUSPECT: Duration = Duration::from_secs(3);
+
+/// An HTTP/2 connection, as the pool sees it.
+pub(crate) struct Connection {
+    pub(crate) send: SendRequest<Bytes>,
+    pub(crate) vitals: Arc<Vitals>,
+}
+
+/// What the pool, the driver and the streams of one connection share.
+pub(crate) struct Vitals {
+    /// Streams that are open or being opened.
+    pub(crate) live: AtomicUsize,
+    /// Takes no new streams: GOAWAY came, or it is dead.
+    pub(crate) draining: AtomicBool,
+    /// The network has changed and no answer has come since.
+    pub(crate) suspect: AtomicBool,
+    /// Asks for a ping now.
+    pub(crate) ping: Notify,
+    /// Lets the connection close once its streams have ended.
+    pub(crate) retire: CancellationToken,
+    pub(crate) board: Arc<Board>,
+}
+
+/// One stream's place on a connection; frees it when dropped.
+pub(crate) struct Seat {
+    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) server: Arc<str>,
+    pub(crate) full: bool,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.vitals.live.fetch_sub(1, Ordering::AcqRel);
+        if self.full {
+            self.vitals.board.wake();
+        }
+    }
+}
+
+/// Speaks HTTP/2 on a fresh connection until the server's settings are known and a ping has been
+/// answered.
+pub(crate) async fn establish(
+    endpoint: &Endpoint,
+    stream: tls::Stream,
+    board: Arc<Board>,
+) -> Result<(Connection, Driver), ConnectError> {
+    let broken = |detail: String| ConnectError::Protocol {
+        server: endpoint.name.to_string(),
+        detail,
+    };
+    let failed = |error: h2::Error| broken(error.to_string());
+    let received = Arc::new(AtomicU64::new(0));
+    let handshake = async {
+        let stream = Counted {
+            stream,
+            received: received.clone(),
+        };
+        let (send, mut connection) = builder().handshake(stream).await.map_err(failed)?;
+        let mut pings = connection
+            .ping_pong()
+            .expect("the connection is new, so nobody has taken its pings");
+        tokio::select! {
+            ended = &mut connection => {
+                ended.map_err(failed)?;
+                return Err(broken("the server closed it at once".into()));
+            }
+            pong = pings.ping(Ping::opaque()) => pong.map_err(failed)?,
+        };
+        Ok((send, connection, pings))
+    };
+    let (send, connection, pings) = match timeout(endpoint.timeouts.tls, handshake).await {
+        Ok(done) => done?,
+        Err(_) => {
+            return Err(ConnectError::TlsTimeout {
+                server: endpoint.name.to_string(),
+            });
+        }
+    };
+    let vitals = Arc::new(Vitals {
+        live: AtomicUsize::new(0),
+        draining: AtomicBool::new(false),
+        suspect: AtomicBool::new(false),
+        ping: Notify::new(),
+        retire: CancellationToken::new(),
+        board,
+    });
+    let driver = Driver {
+        connection,
+        pings,
+        probe: send.clone(),
+        received,
+        vitals: vitals.clone(),
+    };
+    Ok((Connection { send, vitals }, driver))
+}
+
+fn builder() -> h2::client::Builder {
+    let mut builder = h2::client::Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME)
+        .max_send_buffer_size(SEND_BUFFER)
+        .data_frame_budget(FRAME_BUDGET)
+        .enable_push(false);
+    builder
+}
+
+/// Moves the frames of one connection and watches that it lives.
+pub(crate) struct Driver {
+    connection: h2::client::Connection<Counted, Bytes>,
+    pings: PingPong,
+    /// Tells of a GOAWAY; as long as it exists the connection stays open without streams.
+    probe: SendRequest<Bytes>,
+    received: Arc<AtomicU64>,
+    vitals: Arc<Vitals>,
+}
+
+impl Driver {
+    /// Ends with the connection; says why, unless it was leaving anyway.
+    pub(crate) async fn run(self) -> Option<String> {
+        let Self {
+            mut connection,
+            pings,
+            probe,
+            received,
+            vitals,
+        } = self;
+        let mut probe = Some(probe);
+        let mut retired = pin!(vitals.retire.cancelled());
+        let mut liveness = pin!(liveness(pings, &vitals, &received));
+        let why = poll_fn(|cx| {
+            if probe.is_some() && retired.as_mut().poll(cx).is_ready() {
+                probe = None;
+            }
+            if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+                return Poll::Ready(match ended {
+                    Ok(()) => "the server closed it".to_owned(),
+                    Err(error) => error.to_string(),
+                });
+            }
+            if let Some(send) = &mut probe
+                && let Poll::Ready(Err(_)) = send.poll_ready(cx)
+            {
+                probe = None;
+                vitals.draining.store(true, Ordering::Release);
+                vitals.board.wake();
+                // Polled once more, so that it notices that nobody holds it any longer.
+                cx.waker().wake_by_ref();
+            }
+            liveness.as_mut().poll(cx)
+        })
+        .await;
+        let left = vitals.draining.swap(true, Ordering::AcqRel);
+        (!left).then_some(why)
+    }
+}
+
+async fn liveness(mut pings: PingPong, vitals: &Vitals, received: &AtomicU64) -> String {
+    loop {
+        let pause = match vitals.live.load(Ordering::Acquire) {
+            0 => PING_IDLE,
+            _ => PING_BUSY,
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = vitals.ping.notified() => {}
+        }
+        let mut pong = pin!(pings.ping(Ping::opaque()));
+        loop {
+            let seen = received.load(Ordering::Acquire);
+            let limit = match vitals.suspect.load(Ordering::Acquire) {
+                true => PONG_SUSPECT,
+                false => PONG,
+            };
+            tokio::select! {
+                answer = &mut pong => match answer {
+                    Ok(_) => break,
+                    Err(error) => return error.to_string(),
+                },
+                () = vitals.ping.notified() => {}
+                // The answer may wait behind data: bytes of any kind are a sign of life.
+                () = tokio::time::sleep(limit) => if received.load(Ordering::Acquire) == seen {
+                    return format!("no answer for {} s", limit.as_secs());
+                },
+            }
+        }
+        vitals.suspect.store(false, Ordering::Release);
+    }
+}
+
+/// Counts what is received, as a sign of life.
+struct Counted {
+    stream: tls::Stream,
+    received: Arc<AtomicU64>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let count = (buffer.filled().len() - before) as u64;
+        self.received.fetch_add(count, Ordering::Release);
+        polled
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
