@@ -66,9 +66,10 @@ pub fn load(directories: &Directories, previous: Option<&Loaded>) -> Loaded {
         previous,
     };
     let policies = directories.config.join("policies");
+    // A later file goes before an earlier one of the same layer, also of the vendor's.
     for (name, layer) in [
-        ("managed", Layer::Managed),
         ("recommended", Layer::Recommended),
+        ("managed", Layer::Managed),
     ] {
         let own = policies.join(name);
         let masked = loader.directory(&own, layer, &[]);

@@ -1,6 +1,8 @@
 //! The examples in `rules/` are read, decide as the table beside them says, and the schema there
 //! is the one that the reader's table makes.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -27,15 +27,22 @@ impl Prefix {
     /// The block of `length` bits that begins with `address`, which must have no other bit set.
     pub fn new(address: IpAddr, length: u8) -> Result<Self, InvalidPrefix> {
         let block = Self::containing(address, length)?;
-        if block.address == address {
+        if block.address == address.to_canonical() {
             Ok(block)
         } else {
             Err(InvalidPrefix::HostBits(block))
         }
     }
 
-    /// The block of `length` bits that `address` is in.
+    /// The block of `length` bits that `address` is in. A v4-mapped IPv6 block is an IPv4 block:
+    /// `::ffff:10.0.0.0/104` is `10.0.0.0/8`.
     pub fn containing(address: IpAddr, length: u8) -> Result<Self, InvalidPrefix> {
+        let (address, length) = match address.to_canonical() {
+            v4 @ IpAddr::V4(_) if address.is_ipv6() && (96..=128).contains(&length) => {
+                (v4, length - 96)
+            }
+            _ => (address, length),
+        };
         let address = match address {
             IpAddr::V4(_) if length > 32 => return Err(InvalidPrefix::TooLong(32)),
             IpAddr::V6(_) if length > 128 => return Err(InvalidPrefix::TooLong(128)),
@@ -53,6 +60,7 @@ impl Prefix {
 
     /// The block of this one address.
     pub fn host(address: IpAddr) -> Self {
+        let address = address.to_canonical();
         Self {
             address,
             length: if address.is_ipv4() { 32 } else { 128 },
@@ -127,6 +135,8 @@ mod tests {
         contains("0.0.0.0/0", "::1", false);
         contains("::/0", "::1", true);
         contains("10.0.0.0/8", "::ffff:10.1.2.3", true);
+        contains("::ffff:10.0.0.0/104", "10.1.2.3", true);
+        contains("::ffff:10.0.0.0/104", "11.1.2.3", false);
         contains("192.0.2.7/32", "192.0.2.7", true);
         contains("fd00::/8", "fdff::1", true);
     }
