@@ -1,1 +1,24 @@
-//! TODO
+//! The kernel side of offramp: captures the flows of labelled apps and hands them out.
+//!
+//! eBPF programs on the root cgroup mark the sockets of labelled processes; a rule and a route for
+//! each mark bring their packets through a pair of devices into a private network namespace, where
+//! every address is local and two listeners take what arrives. Nothing here decides which app is
+//! labelled, what happens to a flow or how it is relayed. Start with [`Capture`] and [`Identity`].
+
+mod capture;
+mod class;
+mod events;
+mod maps;
+mod namespace;
+mod network;
+mod programs;
+mod requirements;
+mod sockets;
+
+pub use capture::{Capture, Config, StartError};
+pub use class::{Class, ClassId, MARK_MASK};
+pub use events::Event;
+pub use maps::{Counter, Identity, MapError};
+pub use network::{DEVICE, NetworkError, SOURCE_V4, SOURCE_V6, Survey};
+pub use requirements::{Requirement, requirements};
+pub use sockets::{Datagram, Replies, Sockets, UdpIntake};

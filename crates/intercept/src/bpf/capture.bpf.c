@@ -1,0 +1,853 @@
+/*
+ * Captures what labelled tasks send.
+ *
+ * A label is put on a task by the daemon and inherited over fork and exec. A socket that a labelled
+ * task makes or uses takes the label too, with the mark of its class: routing then brings its
+ * packets to the device of this instance and from there to the daemon. The egress guard drops
+ * whatever goes anywhere else, and notes for each flow whose it is.
+ *
+ * Everything here fails closed: what cannot be looked up is refused for labelled tasks, and nothing
+ * is done to tasks and sockets without a label.
+ */
+#include <linux/types.h>
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_tracing.h>
+
+#include "kernel.h"
+
+#define AF_INET 2
+#define AF_INET6 10
+#define ETH_P_IP 0x0800
+#define ETH_P_IPV6 0x86DD
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define IPPROTO_MPTCP 262
+#define SOL_IP 0
+#define SOL_SOCKET 1
+#define SOL_IPV6 41
+#define SO_BINDTODEVICE 25
+#define SO_MARK 36
+#define IP_UNICAST_IF 50
+#define SO_BINDTOIFINDEX 62
+#define IPV6_UNICAST_IF 76
+#define EPERM 1
+#define ENETUNREACH 101
+#define ECONNREFUSED 111
+#define LOOPBACK_IFINDEX 1
+#define DNS_PORT 53
+#define CLASS_LIMIT 4096
+#define TCX_NEXT (-1)
+
+/* What a class lets its flows do; written by the daemon. */
+#define CLASS_OPEN (1 << 0)	   /* flows may begin */
+#define CLASS_UDP (1 << 1)	   /* the upstream carries UDP */
+#define CLASS_MULTICAST (1 << 2)   /* local networks are excluded, multicast and broadcast with them */
+#define CLASS_INBOUND (1 << 3)	   /* others may connect to its apps */
+
+struct label {
+	__u32 class;
+	__u32 app;
+};
+
+/* The label of a socket, with the task that used it last. */
+struct owner {
+	struct label label;
+	__u32 pid;
+	__u32 uid;
+	__u64 cookie;
+};
+
+struct class {
+	__u32 mark; /* zero: no such class */
+	__u32 flags;
+	char profile[64];
+};
+
+struct settings {
+	__u64 netns_cookie;  /* the namespace that this instance serves */
+	__u64 heartbeat;     /* CLOCK_MONOTONIC, ns */
+	__u64 patience;	     /* how old the heartbeat may be, ns */
+	__u32 device;	     /* index of the host's end of the pair */
+	__u32 inner_device;  /* index of its other end */
+	__u32 return_mark;   /* of packets that come out of the device */
+	__u32 ipv6;	     /* whether IPv6 of managed apps goes anywhere */
+};
+
+/* Addresses are IPv6; IPv4 ones are v4-mapped. Ports are in network order. */
+struct tuple {
+	__be32 source[4];
+	__be32 target[4];
+	__be16 source_port;
+	__be16 target_port;
+	__u32 protocol;
+};
+
+struct app {
+	__s64 tasks;
+	__u32 class;
+	__u32 uid;
+};
+
+struct prefix {
+	__u32 length; /* in bits, those of `class` included */
+	__be32 class;
+	__be32 address[4];
+};
+
+enum event_kind { EVENT_APP_ENDED = 1, EVENT_SOCKET_CLOSED = 2 };
+
+struct event {
+	__u32 kind;
+	__u32 app;
+	__u64 cookie;
+};
+
+enum counter {
+	COUNT_REFUSED,	     /* connects and sends turned away: no proxy */
+	COUNT_FORBIDDEN,     /* sockets of a kind that managed apps may not have */
+	COUNT_EGRESS_DROP,   /* packets that would have gone past the proxy */
+	COUNT_INGRESS_DROP,  /* packets from outside to a managed app */
+	COUNT_SWALLOWED,     /* socket options that would have led past the proxy */
+	COUNT_ORPHAN,	     /* packets inside, with no listener to take them */
+	COUNT_DOOR_CLOSED,   /* look-ups by other ways than port 53 */
+	COUNTERS,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct settings);
+} settings SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, CLASS_LIMIT);
+	__type(key, __u32);
+	__type(value, struct class);
+} classes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct label);
+} labels SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__type(key, int);
+	__type(value, struct owner);
+} owners SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, __u32);
+	__type(value, struct app);
+} apps SEC(".maps");
+
+/* Whose an arriving flow is. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 131072);
+	__type(key, struct tuple);
+	__type(value, struct owner);
+} identities SEC(".maps");
+
+/* Targets that a class reaches directly, the same list as the throw routes of its table. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 131072);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct prefix);
+	__type(value, __u8);
+} approved SEC(".maps");
+
+/* The machine's own addresses, each with the address that stands for it as a resolver. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __be32[4]);
+	__type(value, __be32[4]);
+} own SEC(".maps");
+
+/* The way back: from the stand-in to the own address. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __be32[4]);
+	__type(value, __be32[4]);
+} stand_ins SEC(".maps");
+
+/* TCP over IPv4 and IPv6, UDP over IPv4 and IPv6. The kernel empties a slot when its socket dies. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKMAP);
+	__uint(max_entries, 4);
+	__type(key, __u32);
+	__type(value, __u64);
+} listeners SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 262144);
+} events SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTERS);
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+static __always_inline void count(__u32 what)
+{
+	__u64 *counter = bpf_map_lookup_elem(&counters, &what);
+
+	if (counter)
+		(*counter)++;
+}
+
+static __always_inline struct settings *get_settings(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&settings, &zero);
+}
+
+static __always_inline struct class *get_class(__u32 id)
+{
+	struct class *class = bpf_map_lookup_elem(&classes, &id);
+
+	return class && class->mark ? class : 0;
+}
+
+/* The label of the running task's process. A thread that execs becomes the leader itself, which is
+ * why every thread carries the label. */
+static __always_inline struct label *current_label(void)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	return bpf_task_storage_get(&labels, task->group_leader, 0, 0);
+}
+
+/* ---- tasks ---- */
+
+SEC("tp_btf/task_newtask")
+int BPF_PROG(inherit, struct task_struct *task)
+{
+	struct label *label = current_label();
+	struct app *app;
+
+	if (!label)
+		return 0;
+	bpf_task_storage_get(&labels, task, label, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	app = bpf_map_lookup_elem(&apps, &label->app);
+	if (app)
+		__sync_fetch_and_add(&app->tasks, 1);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(leave, struct task_struct *task)
+{
+	struct label *label = bpf_task_storage_get(&labels, task, 0, 0);
+	struct event *event;
+	struct app *app;
+
+	if (!label)
+		return 0;
+	app = bpf_map_lookup_elem(&apps, &label->app);
+	if (!app || __sync_fetch_and_add(&app->tasks, -1) != 1)
+		return 0;
+	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	if (!event)
+		return 0;
+	event->kind = EVENT_APP_ENDED;
+	event->app = label->app;
+	event->cookie = 0;
+	bpf_ringbuf_submit(event, 0);
+	return 0;
+}
+
+/* ---- sockets ---- */
+
+SEC("cgroup/sock_create")
+int on_create(struct bpf_sock *ctx)
+{
+	struct label *label = current_label();
+	struct class *class;
+	struct owner owner = {};
+
+	if (!label)
+		return 1;
+	class = get_class(label->class);
+	if (!class || (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP &&
+		       ctx->protocol != IPPROTO_MPTCP)) {
+		count(COUNT_FORBIDDEN);
+		return 0;
+	}
+	owner.label = *label;
+	owner.pid = bpf_get_current_pid_tgid() >> 32;
+	owner.uid = bpf_get_current_uid_gid();
+	owner.cookie = bpf_get_socket_cookie(ctx);
+	if (!bpf_sk_storage_get(&owners, ctx, &owner, BPF_SK_STORAGE_GET_F_CREATE))
+		return 0;
+	ctx->mark = class->mark;
+	return 1;
+}
+
+SEC("cgroup/sock_release")
+int on_release(struct bpf_sock *ctx)
+{
+	struct owner *owner;
+	struct event *event;
+
+	if (ctx->protocol != IPPROTO_UDP)
+		return 1;
+	owner = bpf_sk_storage_get(&owners, ctx, 0, 0);
+	if (!owner)
+		return 1;
+	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	if (!event)
+		return 1;
+	event->kind = EVENT_SOCKET_CLOSED;
+	event->app = owner->label.app;
+	event->cookie = owner->cookie;
+	bpf_ringbuf_submit(event, 0);
+	return 1;
+}
+
+/* Options that lead packets past the mark's route: the call succeeds and does nothing. */
+SEC("cgroup/setsockopt")
+int on_setsockopt(struct bpf_sockopt *ctx)
+{
+	int device = (ctx->level == SOL_SOCKET &&
+		      (ctx->optname == SO_BINDTODEVICE || ctx->optname == SO_MARK ||
+		       ctx->optname == SO_BINDTOIFINDEX)) ||
+		     (ctx->level == SOL_IP && ctx->optname == IP_UNICAST_IF) ||
+		     (ctx->level == SOL_IPV6 && ctx->optname == IPV6_UNICAST_IF);
+
+	if (device && current_label()) {
+		count(COUNT_SWALLOWED);
+		ctx->optlen = -1;
+	} else if (ctx->optlen > 4096) {
+		/* The kernel showed us one page only; zero means: use what the program gave. */
+		ctx->optlen = 0;
+	}
+	return 1;
+}
+
+/* ---- addresses ---- */
+
+static __always_inline int is_mapped(const __be32 *a)
+{
+	return a[0] == 0 && a[1] == 0 && a[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline int is_loopback(const __be32 *a)
+{
+	if (is_mapped(a))
+		return (a[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
+	return a[0] == 0 && a[1] == 0 && a[2] == 0 && a[3] == bpf_htonl(1);
+}
+
+/* connect() to the unspecified address means this machine. */
+static __always_inline int is_unspecified(const __be32 *a)
+{
+	return a[0] == 0 && a[1] == 0 && (a[2] == 0 || is_mapped(a)) && a[3] == 0;
+}
+
+static __always_inline int is_multicast(const __be32 *a)
+{
+	if (is_mapped(a))
+		return (a[3] & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) ||
+		       a[3] == bpf_htonl(0xffffffff);
+	return (a[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
+}
+
+static __always_inline int is_approved(__u32 class, const __be32 *a)
+{
+	struct prefix key = {
+		.length = 160,
+		.class = bpf_htonl(class),
+		.address = { a[0], a[1], a[2], a[3] },
+	};
+
+	return bpf_map_lookup_elem(&approved, &key) != 0;
+}
+
+/*
+ * Local resolvers are reached through stand-ins, addresses that routing brings to the daemon:
+ * 127.a.b.c as 240.a.b.c, ::1 as 2001:2:0:53::1, own addresses as the daemon says in `own`.
+ */
+static __always_inline int to_stand_in(__be32 *a)
+{
+	__be32 *other;
+
+	if (is_unspecified(a)) {
+		int mapped = is_mapped(a);
+
+		a[3] = mapped ? bpf_htonl(0x7f000001) : bpf_htonl(1);
+	}
+	if (is_loopback(a)) {
+		if (is_mapped(a)) {
+			a[3] = (a[3] & bpf_htonl(0x00ffffff)) | bpf_htonl(0xf0000000);
+		} else {
+			a[0] = bpf_htonl(0x20010002);
+			a[1] = bpf_htonl(0x00000053);
+			a[3] = bpf_htonl(1);
+		}
+		return 1;
+	}
+	other = bpf_map_lookup_elem(&own, a);
+	if (!other)
+		return 0;
+	__builtin_memcpy(a, other, 16);
+	return 1;
+}
+
+static __always_inline int from_stand_in(__be32 *a)
+{
+	__be32 *other;
+
+	if (is_mapped(a) && (a[3] & bpf_htonl(0xff000000)) == bpf_htonl(0xf0000000)) {
+		a[3] = (a[3] & bpf_htonl(0x00ffffff)) | bpf_htonl(0x7f000000);
+		return 1;
+	}
+	if (a[0] == bpf_htonl(0x20010002) && a[1] == bpf_htonl(0x53) && a[2] == 0 &&
+	    a[3] == bpf_htonl(1)) {
+		a[0] = 0;
+		a[1] = 0;
+		return 1;
+	}
+	other = bpf_map_lookup_elem(&stand_ins, a);
+	if (!other)
+		return 0;
+	__builtin_memcpy(a, other, 16);
+	return 1;
+}
+
+/* ---- connect and send ---- */
+
+static __always_inline int is_alive(struct settings *set, int protocol, int ipv6)
+{
+	__u32 slot = (protocol == IPPROTO_UDP ? 2 : 0) + (ipv6 ? 1 : 0);
+	struct bpf_sock *listener;
+
+	if (bpf_ktime_get_ns() - set->heartbeat > set->patience)
+		return 0;
+	listener = bpf_map_lookup_elem(&listeners, &slot);
+	if (!listener)
+		return 0;
+	bpf_sk_release(listener);
+	return 1;
+}
+
+/* Takes the socket under the label, also one that was made before its task had it. */
+static __always_inline int adopt(struct bpf_sock_addr *ctx, struct label *label, __u32 mark)
+{
+	struct owner *owner;
+	struct owner fresh = {};
+	char none[16] = {};
+
+	if (!ctx->sk)
+		return -1;
+	owner = bpf_sk_storage_get(&owners, ctx->sk, 0, 0);
+	if (!owner) {
+		fresh.cookie = bpf_get_socket_cookie(ctx);
+		owner = bpf_sk_storage_get(&owners, ctx->sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
+		if (!owner)
+			return -1;
+	}
+	if (owner->label.class != label->class || owner->label.app != label->app) {
+		if (bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark)))
+			return -1;
+		owner->label = *label;
+	}
+	if (ctx->sk->bound_dev_if)
+		bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, none, sizeof(none));
+	owner->pid = bpf_get_current_pid_tgid() >> 32;
+	owner->uid = bpf_get_current_uid_gid();
+	return 0;
+}
+
+/* Zero, or the error that the program is told. `a` and `port` may be moved to a stand-in. */
+static __always_inline int judge(struct bpf_sock_addr *ctx, struct label *label, __be32 *a)
+{
+	struct settings *set = get_settings();
+	struct class *class = get_class(label->class);
+	int dns = ctx->user_port == bpf_htons(DNS_PORT);
+	int ipv6 = !is_mapped(a);
+
+	if (!set || !class)
+		return ECONNREFUSED;
+	if (bpf_get_netns_cookie(ctx) != set->netns_cookie)
+		return is_loopback(a) ? 0 : ENETUNREACH;
+	if (adopt(ctx, label, class->mark))
+		return ECONNREFUSED;
+	if (dns) {
+		to_stand_in(a);
+	} else {
+		if (is_loopback(a) || is_unspecified(a) || bpf_map_lookup_elem(&own, a) ||
+		    is_approved(label->class, a))
+			return 0;
+		if (is_multicast(a))
+			return class->flags & CLASS_MULTICAST ? 0 : EPERM;
+		if (ipv6 && !set->ipv6)
+			return ENETUNREACH;
+		if (!(class->flags & CLASS_OPEN))
+			return ECONNREFUSED;
+		if (ctx->protocol == IPPROTO_UDP && !(class->flags & CLASS_UDP))
+			return ECONNREFUSED;
+	}
+	if (!is_alive(set, ctx->protocol, ipv6))
+		return ECONNREFUSED;
+	return 0;
+}
+
+static __always_inline int refuse(int error)
+{
+	count(COUNT_REFUSED);
+	bpf_set_retval(-error);
+	return 0;
+}
+
+static __always_inline int on_ipv4(struct bpf_sock_addr *ctx)
+{
+	struct label *label = current_label();
+	__be32 a[4] = { 0, 0, bpf_htonl(0xffff), 0 };
+	int error;
+
+	if (!label)
+		return 1;
+	a[3] = ctx->user_ip4;
+	error = judge(ctx, label, a);
+	if (error)
+		return refuse(error);
+	if (a[3] != ctx->user_ip4)
+		ctx->user_ip4 = a[3];
+	return 1;
+}
+
+static __always_inline int on_ipv6(struct bpf_sock_addr *ctx)
+{
+	struct label *label = current_label();
+	__be32 a[4];
+	int error;
+
+	if (!label)
+		return 1;
+	a[0] = ctx->user_ip6[0];
+	a[1] = ctx->user_ip6[1];
+	a[2] = ctx->user_ip6[2];
+	a[3] = ctx->user_ip6[3];
+	error = judge(ctx, label, a);
+	if (error)
+		return refuse(error);
+	if (a[3] != ctx->user_ip6[3] || a[0] != ctx->user_ip6[0]) {
+		ctx->user_ip6[0] = a[0];
+		ctx->user_ip6[1] = a[1];
+		ctx->user_ip6[2] = a[2];
+		ctx->user_ip6[3] = a[3];
+	}
+	return 1;
+}
+
+SEC("cgroup/connect4")
+int on_connect4(struct bpf_sock_addr *ctx)
+{
+	return on_ipv4(ctx);
+}
+
+SEC("cgroup/connect6")
+int on_connect6(struct bpf_sock_addr *ctx)
+{
+	return on_ipv6(ctx);
+}
+
+SEC("cgroup/sendmsg4")
+int on_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return on_ipv4(ctx);
+}
+
+SEC("cgroup/sendmsg6")
+int on_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	return on_ipv6(ctx);
+}
+
+/* ---- what the program is told of its peer ---- */
+
+static __always_inline int tell_ipv4(struct bpf_sock_addr *ctx)
+{
+	__be32 a[4] = { 0, 0, bpf_htonl(0xffff), 0 };
+
+	if (ctx->user_port != bpf_htons(DNS_PORT) || !current_label())
+		return 1;
+	a[3] = ctx->user_ip4;
+	if (from_stand_in(a))
+		ctx->user_ip4 = a[3];
+	return 1;
+}
+
+static __always_inline int tell_ipv6(struct bpf_sock_addr *ctx)
+{
+	__be32 a[4];
+
+	if (ctx->user_port != bpf_htons(DNS_PORT) || !current_label())
+		return 1;
+	a[0] = ctx->user_ip6[0];
+	a[1] = ctx->user_ip6[1];
+	a[2] = ctx->user_ip6[2];
+	a[3] = ctx->user_ip6[3];
+	if (from_stand_in(a)) {
+		ctx->user_ip6[0] = a[0];
+		ctx->user_ip6[1] = a[1];
+		ctx->user_ip6[2] = a[2];
+		ctx->user_ip6[3] = a[3];
+	}
+	return 1;
+}
+
+SEC("cgroup/recvmsg4")
+int on_recvmsg4(struct bpf_sock_addr *ctx)
+{
+	return tell_ipv4(ctx);
+}
+
+SEC("cgroup/recvmsg6")
+int on_recvmsg6(struct bpf_sock_addr *ctx)
+{
+	return tell_ipv6(ctx);
+}
+
+SEC("cgroup/getpeername4")
+int on_getpeername4(struct bpf_sock_addr *ctx)
+{
+	return tell_ipv4(ctx);
+}
+
+SEC("cgroup/getpeername6")
+int on_getpeername6(struct bpf_sock_addr *ctx)
+{
+	return tell_ipv6(ctx);
+}
+
+/* ---- packets ---- */
+
+struct ports {
+	__be16 source;
+	__be16 target;
+};
+
+/* Reads addresses and, for TCP and UDP, ports. `begins` tells whether a flow may begin here. */
+static __always_inline int parse(struct __sk_buff *skb, struct tuple *tuple, int *begins)
+{
+	__u32 offset;
+	struct ports ports;
+	__u8 byte;
+
+	*begins = 0;
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		if (bpf_skb_load_bytes(skb, 0, &byte, 1))
+			return -1;
+		offset = (byte & 0xf) * 4;
+		if (bpf_skb_load_bytes(skb, 9, &byte, 1))
+			return -1;
+		tuple->source[2] = bpf_htonl(0xffff);
+		tuple->target[2] = bpf_htonl(0xffff);
+		if (bpf_skb_load_bytes(skb, 12, &tuple->source[3], 4) ||
+		    bpf_skb_load_bytes(skb, 16, &tuple->target[3], 4))
+			return -1;
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		offset = 40;
+		if (bpf_skb_load_bytes(skb, 6, &byte, 1) ||
+		    bpf_skb_load_bytes(skb, 8, tuple->source, 16) ||
+		    bpf_skb_load_bytes(skb, 24, tuple->target, 16))
+			return -1;
+	} else {
+		return -1;
+	}
+	tuple->protocol = byte;
+	if (byte != IPPROTO_TCP && byte != IPPROTO_UDP)
+		return 0;
+	if (bpf_skb_load_bytes(skb, offset, &ports, sizeof(ports)))
+		return -1;
+	tuple->source_port = ports.source;
+	tuple->target_port = ports.target;
+	if (byte == IPPROTO_UDP) {
+		*begins = 1;
+	} else {
+		if (bpf_skb_load_bytes(skb, offset + 13, &byte, 1))
+			return -1;
+		*begins = (byte & 0x12) == 0x02; /* SYN without ACK */
+	}
+	return 0;
+}
+
+static __always_inline int drop(__u32 why)
+{
+	count(why);
+	return 0;
+}
+
+static __always_inline void identify(struct tuple *tuple, struct owner *owner)
+{
+	struct owner *known = bpf_map_lookup_elem(&identities, tuple);
+
+	if (known && known->cookie == owner->cookie && known->pid == owner->pid &&
+	    known->label.app == owner->label.app)
+		return;
+	bpf_map_update_elem(&identities, tuple, owner, BPF_ANY);
+}
+
+SEC("cgroup_skb/egress")
+int on_egress(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct settings *set;
+	struct class *class;
+	struct owner *owner;
+	struct tuple tuple = {};
+	int begins;
+
+	if (!sk)
+		return 1;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk)
+		return 1;
+	owner = bpf_sk_storage_get(&owners, sk, 0, 0);
+	if (!owner)
+		return 1;
+	set = get_settings();
+	class = get_class(owner->label.class);
+	if (!set || !class || parse(skb, &tuple, &begins))
+		return drop(COUNT_EGRESS_DROP);
+	if (bpf_get_netns_cookie(skb) != set->netns_cookie)
+		return skb->ifindex == LOOPBACK_IFINDEX ? 1 : drop(COUNT_EGRESS_DROP);
+	if (skb->ifindex == set->device) {
+		if (begins)
+			identify(&tuple, owner);
+		return 1;
+	}
+	if (tuple.target_port == bpf_htons(DNS_PORT) && begins)
+		return drop(COUNT_EGRESS_DROP);
+	if (skb->ifindex == LOOPBACK_IFINDEX)
+		return 1;
+	if (is_approved(owner->label.class, tuple.target))
+		return 1;
+	if (class->flags & CLASS_MULTICAST && is_multicast(tuple.target))
+		return 1;
+	if (class->flags & CLASS_INBOUND && tuple.protocol == IPPROTO_TCP && !begins)
+		return 1;
+	return drop(COUNT_EGRESS_DROP);
+}
+
+SEC("cgroup_skb/ingress")
+int on_ingress(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct settings *set;
+	struct class *class;
+	struct owner *owner;
+	struct tuple tuple = {};
+	int begins;
+
+	if (!sk)
+		return 1;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk)
+		return 1;
+	owner = bpf_sk_storage_get(&owners, sk, 0, 0);
+	if (!owner || skb->ifindex == LOOPBACK_IFINDEX)
+		return 1;
+	set = get_settings();
+	class = get_class(owner->label.class);
+	if (!set || !class)
+		return drop(COUNT_INGRESS_DROP);
+	if (skb->ifindex == set->device && bpf_get_netns_cookie(skb) == set->netns_cookie)
+		return 1;
+	if (class->flags & CLASS_INBOUND)
+		return 1;
+	if (parse(skb, &tuple, &begins) || !is_approved(owner->label.class, tuple.source))
+		return drop(COUNT_INGRESS_DROP);
+	return 1;
+}
+
+/* ---- the two ends of the pair ---- */
+
+/* What comes back from the namespace carries a mark of ours, so that reverse path checks look into
+ * our table and that what the kernel itself answers (fwmark_reflect) goes back inside. */
+SEC("tcx/ingress")
+int on_return(struct __sk_buff *skb)
+{
+	struct settings *set = get_settings();
+
+	if (set)
+		skb->mark = set->return_mark;
+	return TCX_NEXT;
+}
+
+SEC("sk_lookup")
+int deliver(struct bpf_sk_lookup *ctx)
+{
+	struct settings *set = get_settings();
+	__u32 slot = (ctx->protocol == IPPROTO_UDP ? 2 : 0) + (ctx->family == AF_INET6 ? 1 : 0);
+	struct bpf_sock *listener;
+	long error;
+
+	if (!set || ctx->ingress_ifindex != set->inner_device)
+		return SK_PASS;
+	listener = bpf_map_lookup_elem(&listeners, &slot);
+	if (!listener) {
+		count(COUNT_ORPHAN);
+		return SK_DROP;
+	}
+	error = bpf_sk_assign(ctx, listener, 0);
+	bpf_sk_release(listener);
+	return error ? SK_DROP : SK_PASS;
+}
+
+/* ---- other doors of name resolution (Linux 6.7) ---- */
+
+extern void *bpf_cast_to_kern_ctx(void *obj) __ksym;
+
+static __always_inline int starts_with(const char *path, const char *door, int size)
+{
+	for (int i = 0; i < size; i++)
+		if (path[i] != door[i])
+			return 0;
+	return 1;
+}
+
+#define IS_DOOR(path, door) starts_with(path, door, sizeof(door))
+
+SEC("cgroup/connect_unix")
+int on_connect_unix(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock_addr_kern *kern;
+	char path[64] = {};
+	const char *name;
+
+	if (!current_label())
+		return 1;
+	kern = bpf_cast_to_kern_ctx(ctx);
+	/* Behind the family, sockaddr_un is the path. */
+	bpf_probe_read_kernel(path, sizeof(path) - 1, kern->uaddr + 2);
+	name = path;
+	if (IS_DOOR(name, "/run/systemd/resolve/io.systemd.Resolve") ||
+	    IS_DOOR(name, "/var/run/systemd/resolve/io.systemd.Resolve") ||
+	    IS_DOOR(name, "/run/nscd/socket") || IS_DOOR(name, "/var/run/nscd/socket")) {
+		count(COUNT_DOOR_CLOSED);
+		bpf_set_retval(-ECONNREFUSED);
+		return 0;
+	}
+	return 1;
+}
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -1,0 +1,416 @@
+//! Capture as a whole: start, classes, labels, identities, stop.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+use offramp_rules::Prefix;
+use tokio::sync::Mutex;
+
+use crate::class::{Class, ClassId, RETURN_CLASS};
+use crate::events::{Event, Events};
+use crate::maps::{Counter, Identity, MapError, Maps};
+use crate::namespace::Namespace;
+use crate::network::{ClassRoutes, Network, NetworkError, Survey};
+use crate::programs::{self, LoadError, Loader, Places, skeleton::types};
+use crate::requirements::{Requirement, cgroup_root, kernel_version, requirements};
+use crate::sockets::Sockets;
+
+/// Where an instance keeps what must outlive its process.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The mount point of bpffs; `/sys/fs/bpf` on every distribution.
+    pub bpffs: PathBuf,
+    /// A folder for the private namespace's mount; it is made.
+    pub runtime: PathBuf,
+    /// Tells the pins of several instances apart.
+    pub instance: String,
+    /// How old the heartbeat may be before managed apps are refused.
+    pub patience: Duration,
+}
+
+/// Why capture did not start. Nothing that was there before is lost: managed apps that an earlier
+/// run left are refused as they were.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The machine lacks something.
+    #[error("{}: {}", .0.name, .0.detail)]
+    Missing(Requirement),
+    /// One instance serves a network namespace.
+    #[error("another offrampd serves this network namespace")]
+    Busy,
+    /// The private namespace cannot be made.
+    #[error("cannot make the private network namespace in {path}")]
+    Namespace {
+        /// Where it is mounted.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Devices, rules and routes.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The kernel programs.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The maps.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// The listeners.
+    #[error("cannot open the sockets that captured flows arrive at")]
+    Sockets(#[source] io::Error),
+    /// The kernel's ring of events.
+    #[error("cannot read the events of the kernel programs")]
+    Events(#[source] libbpf_rs::Error),
+}
+
+/// A running capture.
+pub struct Capture {
+    maps: Maps,
+    network: Mutex<Network>,
+    namespace: Arc<Namespace>,
+    classes: Mutex<BTreeMap<ClassId, Class>>,
+    survey: Mutex<Survey>,
+    events: Mutex<Events>,
+    pins: PathBuf,
+    _instance: UnixListener,
+}
+
+impl Capture {
+    /// Starts capturing for the network namespace of the caller, or takes over what an earlier run
+    /// left. Flows of labelled apps arrive at the sockets from here on.
+    pub async fn start(config: &Config) -> Result<(Self, Sockets), StartError> {
+        if let Some(missing) =
+            requirements(&config.bpffs).into_iter().find(|found| found.remedy.is_some())
+        {
+            return Err(StartError::Missing(missing));
+        }
+        let instance = claim()?;
+        let path = config.runtime.join("netns");
+        let failed = |source| StartError::Namespace { path: path.clone(), source };
+        fs::create_dir_all(&config.runtime).map_err(failed)?;
+        let namespace = Arc::new(Namespace::open_or_create(&path).map_err(failed)?);
+        let network = Network::start(&namespace).await?;
+        let ipv6 = std::path::Path::new("/proc/net/if_inet6").exists();
+        let (sockets, descriptors) =
+            Sockets::open(&namespace, ipv6).map_err(StartError::Sockets)?;
+        let (maps, pins) = load(config, &network, &namespace, descriptors)?;
+        let events = Events::open(&maps.events).map_err(StartError::Events)?;
+        let capture = Self {
+            maps,
+            network: Mutex::new(network),
+            namespace,
+            classes: Mutex::new(BTreeMap::new()),
+            survey: Mutex::new(Survey::default()),
+            events: Mutex::new(events),
+            pins,
+            _instance: instance,
+        };
+        capture.refresh().await?;
+        Ok((capture, sockets))
+    }
+
+    /// Says that the daemon is well; to be called several times within [`Config::patience`].
+    pub fn beat(&self) -> Result<(), MapError> {
+        let mut settings = self.maps.settings()?;
+        settings.heartbeat = monotonic();
+        self.maps.set_settings(&settings)
+    }
+
+    /// The classes that an earlier run defined, with their profiles.
+    pub fn known_classes(&self) -> Result<Vec<(ClassId, String)>, MapError> {
+        self.maps.classes()
+    }
+
+    /// The launches that have tasks: number, class, user, tasks.
+    pub fn apps(&self) -> Result<Vec<(u32, ClassId, u32, u64)>, MapError> {
+        self.maps.apps()
+    }
+
+    /// Defines or changes a class.
+    pub async fn set_class(&self, id: ClassId, class: Class) -> Result<(), StartError> {
+        let mut classes = self.classes.lock().await;
+        let survey = self.survey.lock().await;
+        self.apply(id, &class, &survey).await?;
+        classes.insert(id, class);
+        Ok(())
+    }
+
+    /// Says whether flows of a class may begin and whether UDP is carried.
+    pub async fn publish(&self, id: ClassId, open: bool, udp: bool) -> Result<(), MapError> {
+        if let Some(class) = self.classes.lock().await.get_mut(&id) {
+            class.open = open;
+            class.udp = udp;
+            self.maps.set_class(id, id.mark(), class)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets a class that no task is labelled with any more.
+    pub async fn remove_class(&self, id: ClassId) -> Result<(), StartError> {
+        self.classes.lock().await.remove(&id);
+        self.maps.clear_class(id)?;
+        self.network.lock().await.tables().remove_class(id).await?;
+        for target in self.maps.approved(id) {
+            self.maps.disapprove(id, target)?;
+        }
+        Ok(())
+    }
+
+    /// Lets a class reach `target` directly, beyond what [`Class::direct`] lists.
+    pub async fn approve(&self, id: ClassId, target: IpAddr) -> Result<(), StartError> {
+        let target = Prefix::host(target);
+        // The guard first: with the route alone a packet would be dropped.
+        self.maps.approve(id, target)?;
+        Ok(self.network.lock().await.tables().throw(id, target).await?)
+    }
+
+    /// Takes back what [`Capture::approve`] gave.
+    pub async fn disapprove(&self, id: ClassId, target: IpAddr) -> Result<(), StartError> {
+        let target = Prefix::host(target);
+        self.network.lock().await.tables().unthrow(id, target).await?;
+        Ok(self.maps.disapprove(id, target)?)
+    }
+
+    /// Labels a process of one thread: from here on it and all that it starts are managed. `app` is
+    /// a number that the caller has not used before.
+    pub fn label(
+        &self,
+        process: BorrowedFd<'_>,
+        id: ClassId,
+        app: u32,
+        uid: u32,
+    ) -> Result<(), MapError> {
+        self.maps.add_app(app, id, uid)?;
+        let labelled = self.maps.set_label(process, id, app);
+        if labelled.is_err() {
+            self.maps.remove_app(app)?;
+        }
+        labelled
+    }
+
+    /// The label of a process: its class and launch.
+    pub fn label_of(&self, process: BorrowedFd<'_>) -> Result<Option<(ClassId, u32)>, MapError> {
+        self.maps.label(process)
+    }
+
+    /// Forgets a launch whose last task is gone.
+    pub fn forget_app(&self, app: u32) -> Result<(), MapError> {
+        self.maps.remove_app(app)
+    }
+
+    /// Whose an accepted TCP flow is. To be asked once for each flow; none: reset it.
+    pub fn identify_tcp(&self, source: SocketAddr, target: SocketAddr) -> Option<Identity> {
+        self.maps.take_identity(source, target)
+    }
+
+    /// Whose a UDP datagram is; none: drop it.
+    pub fn identify_udp(&self, source: SocketAddr, target: SocketAddr) -> Option<Identity> {
+        self.maps.identity(source, target)
+    }
+
+    /// Forgets the identity of a UDP flow that has ended.
+    pub fn forget_udp(&self, source: SocketAddr, target: SocketAddr) {
+        self.maps.forget_identity(source, target);
+    }
+
+    /// The address that the app asked for, where `target` stands for one of this machine's own.
+    pub async fn asked(&self, target: IpAddr) -> IpAddr {
+        match target {
+            IpAddr::V4(v4) if v4.octets()[0] == 240 => {
+                let [_, b, c, d] = v4.octets();
+                Ipv4Addr::new(127, b, c, d).into()
+            }
+            IpAddr::V6(v6) if v6 == STAND_IN_LOOPBACK => Ipv6Addr::LOCALHOST.into(),
+            _ => {
+                let own = self.maps.own();
+                own.iter().find(|(_, other)| *other == target).map_or(target, |(own, _)| *own)
+            }
+        }
+    }
+
+    /// Waits for something to end in the kernel.
+    pub async fn event(&self) -> Option<Event> {
+        self.events.lock().await.next().await
+    }
+
+    /// What the kernel programs counted.
+    pub fn counter(&self, counter: Counter) -> u64 {
+        self.maps.counter(counter)
+    }
+
+    /// The host's network as of the last [`Capture::refresh`].
+    pub async fn survey(&self) -> Survey {
+        self.survey.lock().await.clone()
+    }
+
+    /// Looks at the host's network again and tells the kernel programs what changed. Returns
+    /// whether anything did.
+    pub async fn refresh(&self) -> Result<bool, StartError> {
+        let fresh = self.network.lock().await.survey().await?;
+        let classes = self.classes.lock().await;
+        let mut survey = self.survey.lock().await;
+        let changed = *survey != fresh;
+        self.maps.set_own(&stand_ins(&fresh.own, &self.maps.own()))?;
+        let mut settings = self.maps.settings()?;
+        settings.ipv6 = fresh.ipv6.into();
+        self.maps.set_settings(&settings)?;
+        *survey = fresh;
+        for (id, class) in classes.iter().filter(|(_, class)| class.local_networks) {
+            self.apply(*id, class, &survey).await?;
+        }
+        Ok(changed)
+    }
+
+    /// Removes everything that was added to the machine. Apps that are still labelled go direct
+    /// from here on.
+    pub async fn stop(&self) -> Result<(), StartError> {
+        let failed = |source| StartError::Namespace { path: self.pins.clone(), source };
+        programs::unpin(&self.pins).map_err(failed)?;
+        self.network.lock().await.stop().await?;
+        self.namespace.remove().map_err(failed)
+    }
+
+    async fn apply(&self, id: ClassId, class: &Class, survey: &Survey) -> Result<(), StartError> {
+        let mut wanted: BTreeSet<Prefix> = class.direct.iter().copied().collect();
+        if class.local_networks {
+            wanted.extend(&survey.local);
+        }
+        let known: BTreeSet<Prefix> = match self.classes_known(id) {
+            true => self.maps.approved(id).into_iter().collect(),
+            false => BTreeSet::new(),
+        };
+        for target in &wanted {
+            self.maps.approve(id, *target)?;
+        }
+        let network = self.network.lock().await;
+        let tables = network.tables();
+        for target in known.difference(&wanted).filter(|target| !is_host(target)) {
+            tables.unthrow(id, *target).await?;
+            self.maps.disapprove(id, *target)?;
+        }
+        tables.add_class(id, &ClassRoutes { throws: wanted.into_iter().collect() }).await?;
+        Ok(self.maps.set_class(id, id.mark(), class)?)
+    }
+
+    fn classes_known(&self, id: ClassId) -> bool {
+        self.maps.classes().is_ok_and(|known| known.iter().any(|(known, _)| *known == id))
+    }
+}
+
+/// The stand-in of ::1, as the kernel programs have it.
+const STAND_IN_LOOPBACK: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0x53, 0, 0, 0, 1);
+
+/// Single addresses come and go with the answers of excluded names.
+fn is_host(target: &Prefix) -> bool {
+    target.length() == if target.address().is_ipv4() { 32 } else { 128 }
+}
+
+/// Gives every own address a stand-in; those that have one keep it.
+fn stand_ins(own: &BTreeSet<IpAddr>, known: &[(IpAddr, IpAddr)]) -> Vec<(IpAddr, IpAddr)> {
+    let kept: BTreeMap<_, _> = known.iter().filter(|(own_, _)| own.contains(own_)).copied().collect();
+    let mut used: BTreeSet<IpAddr> = kept.values().copied().collect();
+    let mut pairs = Vec::new();
+    let mut next = 1u16;
+    // More than the map holds would be a machine with a thousand addresses: those are refused.
+    for address in own.iter().take(1000) {
+        let stand_in = kept.get(address).copied().unwrap_or_else(|| {
+            loop {
+                let candidate = stand_in(address.is_ipv4(), next);
+                next += 1;
+                if used.insert(candidate) {
+                    break candidate;
+                }
+            }
+        });
+        pairs.push((*address, stand_in));
+    }
+    pairs
+}
+
+fn stand_in(ipv4: bool, number: u16) -> IpAddr {
+    if ipv4 {
+        let [high, low] = number.to_be_bytes();
+        Ipv4Addr::new(241, 0, high, low).into()
+    } else {
+        Ipv6Addr::new(0x2001, 2, 0, 0x53, 0, 0, 1, number).into()
+    }
+}
+
+/// Holds a name that exists once in each network namespace.
+fn claim() -> Result<UnixListener, StartError> {
+    let address = std::os::unix::net::SocketAddr::from_abstract_name("offrampd")
+        .expect("the name has no zero and is short");
+    UnixListener::bind_addr(&address).map_err(|_| StartError::Busy)
+}
+
+fn load(
+    config: &Config,
+    network: &Network,
+    namespace: &Namespace,
+    sockets: [RawFd; 4],
+) -> Result<(Maps, PathBuf), StartError> {
+    let pins = config.bpffs.join("offramp").join(&config.instance);
+    let connect_unix = kernel_version().is_some_and(|version| version >= (6, 7));
+    let cgroup = cgroup_root().expect("the requirements were checked");
+    let failed = |source| StartError::Namespace { path: cgroup.clone(), source };
+    let cgroup_file = File::open(&cgroup).map_err(failed)?;
+    let mut loader = Loader::load(&pins, connect_unix)?;
+    let maps = Maps::open(&pins)?;
+    let mut settings = maps.settings()?;
+    settings = types::settings {
+        netns_cookie: netns_cookie().map_err(StartError::Sockets)?,
+        heartbeat: monotonic(),
+        patience: u64::try_from(config.patience.as_nanos()).unwrap_or(u64::MAX),
+        device: network.device(),
+        inner_device: network.inner_device(),
+        return_mark: RETURN_CLASS.mark(),
+        ..settings
+    };
+    maps.set_settings(&settings)?;
+    for (slot, socket) in (0..).zip(sockets) {
+        maps.set_listener(slot, socket)?;
+    }
+    loader.attach(&Places {
+        cgroup: cgroup_file.as_fd(),
+        namespace: namespace.file().as_fd(),
+        device: network.device(),
+        connect_unix,
+    })?;
+    Ok((maps, pins))
+}
+
+/// SO_NETNS_COOKIE (asm-generic/socket.h), which neither nix nor socket2 have.
+#[expect(unsafe_code, reason = "calls getsockopt")]
+fn netns_cookie() -> io::Result<u64> {
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
+    let mut cookie = 0u64;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).expect("8 fits");
+    // SAFETY: the option writes eight octets at most, and `cookie` has them.
+    let result = unsafe {
+        libc::getsockopt(
+            std::os::fd::AsRawFd::as_raw_fd(&socket),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What `bpf_ktime_get_ns` reads, in nanoseconds.
+fn monotonic() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("the clock exists since Linux 2.6");
+    u64::try_from(Duration::from(now).as_nanos()).expect("584 years have not gone by")
+}
+

@@ -1,0 +1,56 @@
+use std::fmt;
+
+/// The bits of a packet mark that say the class. They keep clear of WireGuard's and Tailscale's.
+pub const MARK_MASK: u32 = 0xfff0_0000;
+const MARK_SHIFT: u32 = 20;
+
+/// What comes back from the private namespace: its table leads there and nowhere else.
+pub(crate) const RETURN_CLASS: ClassId = ClassId(4095);
+
+/// The apps that the same rules of the same profiles match: one mark and one route table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClassId(u16);
+
+impl ClassId {
+    /// How many classes may exist at once.
+    pub const LIMIT: u16 = 4094;
+
+    /// Class `number`, from 1 to [`ClassId::LIMIT`].
+    pub fn new(number: u16) -> Option<Self> {
+        (1..=Self::LIMIT).contains(&number).then_some(Self(number))
+    }
+
+    /// The number.
+    pub fn number(self) -> u16 {
+        self.0
+    }
+
+    /// The mark that the sockets of its apps carry for life.
+    pub fn mark(self) -> u32 {
+        u32::from(self.0) << MARK_SHIFT
+    }
+}
+
+impl fmt::Display for ClassId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What the kernel needs to know of a class.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Class {
+    /// The profile, so that a daemon that starts anew knows what the class was. At most 63 octets
+    /// are kept.
+    pub profile: String,
+    /// Targets that are reached directly.
+    pub direct: Vec<offramp_rules::Prefix>,
+    /// Whether the networks on the link are among those, with multicast and broadcast.
+    pub local_networks: bool,
+    /// Whether others may connect to its apps.
+    pub inbound: bool,
+    /// Whether flows may begin; see [`crate::Capture::publish`].
+    pub open: bool,
+    /// Whether the upstream carries UDP.
+    pub udp: bool,
+}

@@ -1,0 +1,82 @@
+//! What the kernel programs tell without being asked.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+
+/// Something that ended in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The last task of a launch is gone.
+    AppEnded {
+        /// The number that [`crate::Capture::label`] was given.
+        app: u32,
+    },
+    /// A UDP socket of an app is gone; its flow ends with it.
+    SocketClosed {
+        /// The cookie of its [`crate::Identity`].
+        cookie: u64,
+    },
+}
+
+/// The ring buffer as a stream.
+pub(crate) struct Events {
+    descriptor: AsyncFd<OwnedFd>,
+    ring: std::sync::Mutex<RingBuffer<'static>>,
+    received: mpsc::Receiver<Event>,
+}
+
+impl Events {
+    pub(crate) fn open(map: &MapHandle) -> libbpf_rs::Result<Self> {
+        // As many as the ring has room for, so that nothing taken out of it is lost.
+        let (sender, received) = mpsc::channel(16_384);
+        let mut builder = RingBufferBuilder::new();
+        builder.add(map, move |bytes| {
+            if let Some(event) = parse(bytes) {
+                // A full channel stops the reading: what is left stays in the ring.
+                return if sender.try_send(event).is_ok() { 0 } else { -libc::EAGAIN };
+            }
+            0
+        })?;
+        let ring = builder.build()?;
+        let descriptor = watch(&ring)?;
+        Ok(Self { descriptor, ring: std::sync::Mutex::new(ring), received })
+    }
+
+    pub(crate) async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Ok(event) = self.received.try_recv() {
+                return Some(event);
+            }
+            let mut ready = self.descriptor.readable().await.ok()?;
+            let ring = self.ring.lock().expect("nothing panics while it holds the ring");
+            let _ = ring.poll(Duration::ZERO);
+            ready.clear_ready();
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "registers a descriptor")]
+fn watch(ring: &RingBuffer<'_>) -> libbpf_rs::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the ring owns the descriptor and lives through this call.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(ring.epoll_fd()) };
+    let descriptor = borrowed.try_clone_to_owned()?;
+    // SAFETY: an OwnedFd stays the same open descriptor for as long as it lives.
+    unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }
+        .map_err(|error| std::io::Error::from(error).into())
+}
+
+fn parse(bytes: &[u8]) -> Option<Event> {
+    let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    match word(0)? {
+        1 => Some(Event::AppEnded { app: word(4)? }),
+        2 => Some(Event::SocketClosed {
+            cookie: u64::from_ne_bytes(bytes.get(8..16)?.try_into().ok()?),
+        }),
+        _ => None,
+    }
+}

@@ -1,0 +1,63 @@
+//! The private network namespace that the app-facing sockets live in.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::statfs::{NSFS_MAGIC, statfs};
+
+/// A network namespace, kept alive by a bind mount so that it outlives the daemon: with nobody in
+/// it, flows that arrive are refused.
+#[derive(Debug)]
+pub(crate) struct Namespace {
+    file: File,
+    home: File,
+    path: PathBuf,
+}
+
+impl Namespace {
+    /// Opens what an earlier run left at `path`, or makes a new one.
+    pub(crate) fn open_or_create(path: &Path) -> io::Result<Self> {
+        let pinned = fs::exists(path)? && statfs(path)?.filesystem_type() == NSFS_MAGIC;
+        if !pinned {
+            File::create(path)?;
+            // A thread of its own, because unshare moves the thread that calls it.
+            std::thread::scope(|scope| scope.spawn(|| create(path)).join())
+                .map_err(|_| io::Error::other("the thread that makes the namespace panicked"))??;
+        }
+        Ok(Self {
+            file: File::open(path)?,
+            home: File::open("/proc/thread-self/ns/net")?,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Runs `work` inside, on this thread. What it opens stays inside.
+    pub(crate) fn within<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET)?;
+        let result = work();
+        // A thread that stays inside would open upstream sockets there later on.
+        setns(self.home.as_fd(), CloneFlags::CLONE_NEWNET)
+            .expect("the namespace that this thread came from is held open");
+        result
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Lets go of the mount; the namespace ends with its last socket.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        umount2(&self.path, MntFlags::MNT_DETACH)?;
+        fs::remove_file(&self.path)
+    }
+}
+
+fn create(path: &Path) -> io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET)?;
+    mount(Some("/proc/thread-self/ns/net"), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    Ok(())
+}
