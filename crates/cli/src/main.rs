@@ -1,2 +1,84 @@
-//! offramp
-fn main() {}
+//! `offramp`: what people type.
+
+mod arguments;
+mod doctor;
+mod failure;
+mod flows;
+mod output;
+mod profile;
+mod run;
+mod status;
+mod switch;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use offramp_control::Client;
+
+use crate::arguments::{Arguments, Command};
+use crate::failure::{FAILED, Failure, USAGE};
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return explain(&error),
+    };
+    match perform(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let text = failure.to_string();
+            if !text.is_empty() {
+                eprintln!("{text}");
+            }
+            ExitCode::from(failure.status)
+        }
+    }
+}
+
+/// Help and version are successes; anything else is a wrong command line.
+fn explain(error: &clap::Error) -> ExitCode {
+    // Nobody is left to tell if this fails.
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+        _ => ExitCode::from(USAGE),
+    }
+}
+
+fn perform(arguments: Arguments) -> Result<(), Failure> {
+    let Arguments { socket, command } = arguments;
+    match command {
+        // No runtime here: the launcher has one single thread.
+        Command::Run(run) => Err(run::run(&socket, run)),
+        Command::Explain(_) | Command::Leaktest(_) => Err(Failure::new(USAGE, "not supported yet")),
+        Command::Uninstall => Err(
+            Failure::new(USAGE, "`offramp uninstall` is not supported yet")
+                .hint("stop the daemon: a clean stop removes all that it has added"),
+        ),
+        command => in_runtime(command, &Client::new(socket)),
+    }
+}
+
+fn in_runtime(command: Command, client: &Client) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(FAILED, format!("cannot start: {error}")))?;
+    runtime.block_on(async {
+        match command {
+            Command::Status(status) => status::run(client, status).await,
+            Command::Flows(flows) => flows::run(client, flows).await,
+            Command::Doctor(json) => doctor::run(client, json).await,
+            Command::Profile(profile) => profile::run(client, profile).await,
+            Command::Off(switch) => switch::run(client, switch, false).await,
+            Command::On(switch) => switch::run(client, switch, true).await,
+            Command::Demo(_) | Command::DemoOrigin { .. } => {
+                Err(Failure::new(USAGE, "not supported yet"))
+            }
+            Command::Run(_) | Command::Explain(_) | Command::Leaktest(_) | Command::Uninstall => {
+                unreachable!("done without a runtime")
+            }
+        }
+    })
+}

@@ -1,4 +1,4 @@
-//! The one call of the launcher, without runtime and without threads.
+//! The calls of the launcher, without runtime and without threads.
 //!
 //! The daemon labels the process that calls, and a label is set on one task: a second thread would
 //! stay without. So this is HTTP/1.1 by hand over a blocking socket, enough for one request with a
@@ -16,7 +16,7 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 use crate::error::{check_answer, read_json};
-use crate::{ClientError, MAX_BODY, RunAnswer, RunRequest, paths};
+use crate::{ClientError, MAX_BODY, ProfileStatus, RunAnswer, RunRequest, paths};
 
 const MAX_HEAD: usize = 16 * 1024;
 
@@ -28,22 +28,36 @@ const LONGEST_WAIT: u64 = 3600;
 /// Opens one close-on-exec descriptor and closes it again before it returns.
 pub fn run(socket: &Path, request: &RunRequest, limit: Duration) -> Result<RunAnswer, ClientError> {
     let body = serde_json::to_vec(request).expect("a run request has string keys only");
+    read_json(&call(socket, "POST", paths::RUN, &body, limit)?)
+}
+
+/// The profiles that the user may see, within the time limit.
+pub fn profiles(socket: &Path, limit: Duration) -> Result<Vec<ProfileStatus>, ClientError> {
+    read_json(&call(socket, "GET", paths::PROFILES, b"", limit)?)
+}
+
+fn call(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    body: &[u8],
+    limit: Duration,
+) -> Result<Vec<u8>, ClientError> {
     let deadline = Deadline {
         at: Instant::now() + limit,
         limit,
     };
     let mut stream = open(socket, &deadline)?;
     let head = format!(
-        "POST {} HTTP/1.1\r\nhost: offramp\r\nconnection: close\r\n\
+        "{method} {path} HTTP/1.1\r\nhost: offramp\r\nconnection: close\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n",
-        paths::RUN,
         body.len()
     );
     send(&mut stream, &deadline, head.as_bytes())?;
-    send(&mut stream, &deadline, &body)?;
+    send(&mut stream, &deadline, body)?;
     let (status, answer) = receive(&mut stream, &deadline)?;
     check_answer(status, &answer)?;
-    read_json(&answer)
+    Ok(answer)
 }
 
 struct Deadline {

@@ -101,6 +101,9 @@ pub enum ProfileState {
 pub struct Problem {
     /// How bad it is.
     pub severity: Severity,
+    /// What kind it is, such as `Error.UnknownPayloadKeys`.
+    #[serde(default)]
+    pub code: Option<String>,
     /// The file that it is in.
     #[serde(default)]
     pub file: Option<String>,
