@@ -69,7 +69,7 @@ impl Check {
         }
         for key in keys.iter().filter(|key| key.required) {
             if value.key(key.name).is_none() {
-                let fault = Fault::invalid("is missing").hint(key.about);
+                let fault = Fault::invalid("is missing").hint(key.about.trim_end_matches('.'));
                 self.report(value.at, &join(path, key.name), fault);
             }
         }
@@ -201,15 +201,16 @@ impl Format {
 
 /// The NAME of `credential:NAME`, if it may be a file's name.
 pub(crate) fn asset(text: &str) -> Result<&str, Fault> {
+    // The text is not repeated: it may be a secret that somebody put in the wrong place.
     let Some(name) = text.strip_prefix("credential:") else {
-        return Err(Fault::invalid(format!("{text:?} names no asset")).hint(
+        return Err(Fault::invalid("names no asset").hint(
             "write credential:NAME for the file credentials/NAME; secrets have no place here",
         ));
     };
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     if name.is_empty() || name.len() > 128 || name.starts_with('.') || !name.bytes().all(plain) {
         return Err(
-            Fault::invalid(format!("{name:?} cannot be the name of a credential"))
+            Fault::invalid("what is named cannot be the name of a credential")
                 .hint("letters, digits, dots, dashes and underscores, no dot first"),
         );
     }

@@ -241,3 +241,174 @@ pub(crate) fn position(text: &str, at: usize) -> (usize, usize) {
     let start = before.rfind('\n').map_or(0, |newline| newline + 1);
     (line, text[start..at].chars().count() + 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+
+    /// The same value as serde_json has it; the last of duplicate keys counts there.
+    fn plain(value: &Value<'_>) -> serde_json::Value {
+        match &value.kind {
+            Kind::Null => serde_json::Value::Null,
+            Kind::Bool => (value.text == "true").into(),
+            Kind::Number(number) => number.clone().into(),
+            Kind::String(text) => text.clone().into(),
+            Kind::Array(elements) => elements.iter().map(plain).collect(),
+            Kind::Object(entries) => entries
+                .iter()
+                .map(|(key, value)| (key.name.clone(), plain(value)))
+                .collect(),
+        }
+    }
+
+    #[track_caller]
+    fn agrees(text: &str) {
+        match (parse(text), serde_json::from_str::<serde_json::Value>(text)) {
+            (Ok(ours), Ok(theirs)) => assert_eq!(plain(&ours), theirs, "{text}"),
+            (Err(_), Err(_)) => {}
+            (Err(faults), Ok(_)) => assert!(
+                faults
+                    .iter()
+                    .all(|fault| !matches!(fault.kind, FaultKind::Syntax(_))),
+                "{text}: {faults:?}"
+            ),
+            (Ok(_), Err(e)) => panic!("{text:?} was taken, and is wrong: {e}"),
+        }
+    }
+
+    #[test]
+    fn the_verdict_is_that_of_serde_json() {
+        let inputs = [
+            "",
+            " ",
+            "null",
+            "nul",
+            "true",
+            "TRUE",
+            "0",
+            "-0",
+            "01",
+            "1.",
+            ".5",
+            "1e5",
+            "1e999",
+            "-1e999",
+            "+1",
+            "0x1",
+            "NaN",
+            "123456789012345678901234567890",
+            "\"",
+            "\"a\"",
+            "\"\\u00e4\"",
+            "\"\\ud83d\\ude00\"",
+            "\"\\ud83d\"",
+            "\"\\ude00\"",
+            "\"\\x\"",
+            "\"\t\"",
+            "\"\u{7f}\"",
+            "'a'",
+            "[]",
+            "[1]",
+            "[1,]",
+            "[,1]",
+            "[1 2]",
+            "[",
+            "]",
+            "{}",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1,}",
+            "{a:1}",
+            "{1:1}",
+            "{\"a\":1 \"b\":2}",
+            "{\"a\":1}}",
+            "{}{}",
+            "// x\n{}",
+            "{\"\\ud800\":1}",
+            "{\"a\":\"\\ud800\"}",
+            "[\"\\udc00\"]",
+            "\u{feff}{}",
+            "{\"a\":{\"b\":[1,{\"c\":null}]}}",
+            "\r\n\t {} ",
+            "\u{a0}{}",
+            "{\"a\\u0000\":1}",
+        ];
+        for text in inputs {
+            agrees(text);
+        }
+    }
+
+    fn json() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            any::<f64>().prop_map(Into::into),
+            ".{0,8}".prop_map(Into::into),
+        ];
+        leaf.prop_recursive(4, 32, 4, |inner| {
+            prop_oneof![
+                vec(inner.clone(), 0..4).prop_map(Into::into),
+                proptest::collection::btree_map(".{0,4}", inner, 0..4)
+                    .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn what_is_json_is_read(value in json(), pretty in any::<bool>()) {
+            let text = match pretty {
+                true => serde_json::to_string_pretty(&value).unwrap(),
+                false => value.to_string(),
+            };
+            prop_assert!(parse(&text).is_ok());
+            agrees(&text);
+        }
+
+        #[test]
+        fn what_is_nearly_json_has_the_same_verdict(
+            pieces in vec(select(&[
+                "{", "}", "[", "]", ":", ",", "\"a\"", "\"b\"", "1", "-", ".5", "e9", "null",
+                "true", " ", "\n", "\"", "\\", "\\u00", "\\ud800", "ä", "/", "\u{0}",
+            ][..]), 0..16),
+        ) {
+            agrees(&pieces.concat());
+        }
+
+        #[test]
+        fn every_value_stands_where_it_says(value in json()) {
+            let text = serde_json::to_string_pretty(&value).unwrap();
+            let mut open = vec![parse(&text).unwrap()];
+            while let Some(value) = open.pop() {
+                prop_assert!(text[value.at..].starts_with(value.text));
+                match value.kind {
+                    Kind::Array(elements) => open.extend(elements),
+                    Kind::Object(entries) => {
+                        for (key, value) in entries {
+                            let written = serde_json::to_string(&key.name).unwrap();
+                            prop_assert!(text[key.at..].starts_with(&written));
+                            open.push(value);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+
+        #[test]
+        fn any_text_is_answered(text in ".{0,200}") {
+            agrees(&text);
+            let _ = crate::read(&text, None, offramp_rules::Layer::Managed);
+        }
+    }
+}

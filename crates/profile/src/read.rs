@@ -6,7 +6,7 @@ use offramp_rules::{DomainName, Identity, Layer, Prefix, ProfileId, Rule, Unavai
 
 use crate::check::{Check, Fault, Finding, asset, join};
 use crate::json::{self, FaultKind, Value};
-use crate::keys::{DECLARATION, DECLARATIONS};
+use crate::keys::{DECLARATION, DECLARATIONS, Key, Shape};
 use crate::problem::{Code, Problem};
 use crate::profile::{Asset, Authentication, Profile, Server, Source};
 use crate::url::{self, ServerUrl};
@@ -22,14 +22,18 @@ pub fn read(text: &str, file: Option<&Path>, layer: Layer) -> Result<Vec<Profile
         text: text.into(),
     };
     let findings = match json::parse_sized(text) {
-        Err(faults) => faults.into_iter().map(syntax).collect(),
-        Ok(root) => match declarations(&root) {
-            Err(findings) => findings,
-            Ok(found) => match check_all(&found) {
-                findings if findings.is_empty() => return build_all(&found, layer, &source),
-                findings => findings,
-            },
-        },
+        Err(faults) => faults
+            .into_iter()
+            .map(|fault| syntax(fault, text))
+            .collect(),
+        Ok(root) => {
+            let (found, mut findings) = declarations(&root);
+            findings.append(&mut check_all(&found));
+            if findings.is_empty() {
+                return build_all(&found, layer, &source);
+            }
+            findings
+        }
     };
     Err(locate(findings, &source))
 }
@@ -61,7 +65,7 @@ pub fn read_bytes(
 pub(crate) fn place(source: &Source, id: &ProfileId, path: &[&str]) -> (usize, usize) {
     let find = || {
         let root = json::parse(&source.text).ok()?;
-        let found = declarations(&root).ok()?;
+        let (found, _) = declarations(&root);
         let (declaration, _) = found.iter().find(|(value, _)| {
             value.key("Identifier").and_then(Value::string) == Some(id.as_str())
         })?;
@@ -79,27 +83,28 @@ pub(crate) fn place(source: &Source, id: &ProfileId, path: &[&str]) -> (usize, u
 
 type Declarations<'v, 'a> = Vec<(&'v Value<'a>, String)>;
 
-fn declarations<'v, 'a>(root: &'v Value<'a>) -> Result<Declarations<'v, 'a>, Vec<Finding>> {
+/// What a file with several declarations has; they are looked into one by one.
+static LIST: &[Key] = &[Key {
+    name: DECLARATIONS,
+    shape: Shape::List(&Shape::Later),
+    required: true,
+    about: "the profiles of this file",
+}];
+
+/// The declarations with their paths, and what is wrong around them.
+fn declarations<'v, 'a>(root: &'v Value<'a>) -> (Declarations<'v, 'a>, Vec<Finding>) {
     let Some(list) = root.key(DECLARATIONS) else {
-        return Ok(vec![(root, String::new())]);
+        return (vec![(root, String::new())], Vec::new());
     };
-    static FILE: &[crate::keys::Key] = &[crate::keys::Key {
-        name: DECLARATIONS,
-        shape: crate::keys::Shape::List(&crate::keys::Shape::Opaque),
-        required: true,
-        about: "the profiles of this file",
-    }];
     let mut check = Check::new(Vec::new());
-    check.object(root, FILE, "");
-    if !check.findings.is_empty() {
-        return Err(check.findings);
-    }
-    Ok(list
+    check.object(root, LIST, "");
+    let found = list
         .elements()
         .iter()
         .enumerate()
         .map(|(index, value)| (value, format!("{DECLARATIONS}[{index}]")))
-        .collect())
+        .collect();
+    (found, check.findings)
 }
 
 fn check_all(found: &Declarations<'_, '_>) -> Vec<Finding> {
@@ -314,9 +319,12 @@ pub(crate) fn hash(text: &str) -> String {
     format!("{state:032x}")
 }
 
-fn syntax(fault: json::Fault) -> Finding {
+fn syntax(fault: json::Fault, text: &str) -> Finding {
     let (code, path, message, hint) = match fault.kind {
-        FaultKind::Syntax(message) => (Code::CannotBeDeserialized, String::new(), message, None),
+        FaultKind::Syntax(message) => {
+            let hint = syntax_hint(&message, text, fault.at).map(str::to_owned);
+            (Code::CannotBeDeserialized, String::new(), message, hint)
+        }
         FaultKind::Duplicate(key) => (
             Code::CannotBeDeserialized,
             key,
@@ -342,6 +350,21 @@ fn syntax(fault: json::Fault) -> Finding {
         path,
         message,
         hint,
+    }
+}
+
+/// What people do who know a laxer JSON.
+fn syntax_hint(message: &str, text: &str, at: usize) -> Option<&'static str> {
+    if text.starts_with('\u{feff}') {
+        return Some("the file begins with a byte order mark: save it without");
+    }
+    let before = text[..at].trim_end().chars().next_back();
+    match text[at..].chars().next()? {
+        '/' | '#' => Some("JSON has no comments"),
+        '\'' => Some("JSON has double quotes only"),
+        '}' | ']' if before == Some(',') => Some("leave out the comma before it"),
+        _ if message.starts_with("expected `,`") => Some("is a comma missing before it?"),
+        _ => None,
     }
 }
 

@@ -135,7 +135,7 @@ fn is_loopback(host: &Host) -> bool {
 
 proptest! {
     // A failure prints its input; a file of past ones is not kept.
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 1000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 500, ..ProptestConfig::default() })]
 
     #[test]
     fn decide_is_total_and_deterministic(
@@ -238,7 +238,9 @@ proptest! {
     ) {
         let profiles = Profiles::new(profiles);
         let host = Host::Address(address);
-        prop_assume!(!is_loopback(&host));
+        if is_loopback(&host) {
+            return Ok(());
+        }
         let decision = decide(&profiles, &app, &target(host), &world);
         let thrown = direct_routes(&profiles, &app, &world).contains(address);
         match decision.verdict {
