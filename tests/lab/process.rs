@@ -73,9 +73,8 @@ impl Running {
     /// Waits for the end; a process that takes longer than `limit` is killed and the test fails.
     pub fn finish(mut self, limit: Duration) -> Finished {
         let status = self.wait(limit);
-        if status.is_none() {
-            self.kill_group();
-        }
+        // What is left of the group may hold the pipes open.
+        self.kill_group();
         let [stdout, stderr] = self.output.each_mut().map(|pipe| match pipe.take() {
             Some(reader) => reader.join().expect("reading a pipe does not panic"),
             None => String::new(),

@@ -124,9 +124,9 @@ pub struct Daemon<'lab> {
 static DAEMONS: AtomicU32 = AtomicU32::new(0);
 
 impl<'lab> Daemon<'lab> {
-    /// Starts a daemon with [`profile`](Self::profile) for `gateway` and waits until it is ready.
-    pub fn start(lab: &'lab Lab, gateway: &Gateway) -> Self {
-        Self::start_with(lab, &[Self::profile(&gateway.authority)])
+    /// Starts a daemon with [`Daemon::profile`] and waits until it is ready.
+    pub fn start(lab: &'lab Lab) -> Self {
+        Self::start_with(lab, &[Self::profile()])
     }
 
     /// Starts a daemon with these profiles and waits until it is ready.
@@ -161,16 +161,15 @@ impl<'lab> Daemon<'lab> {
             instance,
         };
         let anchors = lab.directory().join("gateway-authority.pem");
-        if anchors.exists() {
-            std::fs::copy(anchors, daemon.config("credentials/gateway-authority"))
-                .expect("the directory is ours");
+        if let Ok(pem) = std::fs::read_to_string(anchors) {
+            daemon.write("credentials/gateway-authority", &pem);
         }
         daemon
     }
 
     /// The profile of the lab: everything goes to the gateway, `excluded.test` and 203.0.113.12
     /// and 198.51.100.0/24 do not.
-    pub fn profile(_authority: &Authority) -> Value {
+    pub fn profile() -> Value {
         json!({
             "Type": "org.offramp.configuration.network.vpn",
             "Identifier": PROFILE,

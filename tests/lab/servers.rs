@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::addresses::{BLACK_HOLE, BLACK_HOLE6, DNS, ORIGIN, ORIGIN6};
-use crate::host::Host;
+use crate::host::{Host, User};
 use crate::process::{Running, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -82,19 +82,19 @@ impl Names {
 #[derive(Debug)]
 pub struct Shell {
     _server: Running,
-    /// What a client needs to get in, as arguments for `ssh` and `scp`.
-    pub client: Vec<String>,
+    keys: PathBuf,
 }
 
 impl Shell {
-    /// Starts sshd for root on port 22 of `host`; the keys lie in `directory`, readable by `user`.
+    /// Starts sshd for root on port 22 of `host`; the keys lie in `directory`.
     pub fn start(host: &Host, directory: &Path) -> Self {
         let path = directory.display();
         host.sh(&format!(
             "mkdir -p /run/sshd {path}/ssh
              ssh-keygen -q -t ed25519 -N '' -f {path}/ssh/host
              ssh-keygen -q -t ed25519 -N '' -f {path}/ssh/user
-             cp {path}/ssh/user.pub {path}/ssh/authorized"
+             cp {path}/ssh/user.pub {path}/ssh/authorized
+             install -m 600 -o 65534 {path}/ssh/user {path}/ssh/nobody"
         ));
         let config = format!(
             "ListenAddress 0.0.0.0\nListenAddress ::\nHostKey {path}/ssh/host\nPidFile none\n\
@@ -107,14 +107,24 @@ impl Shell {
         let file = file.display().to_string();
         let server = host.spawn(&["/usr/sbin/sshd", "-D", "-e", "-f", &file]);
         wait_for_port(host, 22);
-        let client = format!(
-            "-F /dev/null -i {path}/ssh/user -o StrictHostKeyChecking=no -o LogLevel=ERROR \
-             -o UserKnownHostsFile=/dev/null -o BatchMode=yes -o ConnectTimeout=10"
-        );
         Self {
             _server: server,
-            client: client.split_whitespace().map(String::from).collect(),
+            keys: directory.join("ssh"),
         }
+    }
+
+    /// What `user` needs to get in, as arguments for `ssh` and `scp`.
+    pub fn arguments(&self, user: User) -> Vec<String> {
+        let key = match user {
+            User::Root => "user",
+            User::Nobody => "nobody",
+        };
+        let arguments = format!(
+            "-F /dev/null -i {}/{key} -o StrictHostKeyChecking=no -o LogLevel=ERROR \
+             -o UserKnownHostsFile=/dev/null -o BatchMode=yes -o ConnectTimeout=10",
+            self.keys.display()
+        );
+        arguments.split_whitespace().map(String::from).collect()
     }
 }
 

@@ -114,11 +114,14 @@ fn each_target_behaves_as_it_should() {
 fn the_servers_that_are_programs_serve() {
     let lab = Lab::new();
     let shell = Shell::start(lab.origin(), lab.directory());
-    let mut line = vec!["ssh"];
-    line.extend(shell.client.iter().map(String::as_str));
-    line.extend(["root@v4.test", "echo $SSH_CONNECTION"]);
-    let said = lab.client().run(&line).success();
-    assert!(said.starts_with("10.90.1.2 "), "{said}");
+    for user in [User::Root, User::Nobody] {
+        let arguments = shell.arguments(user);
+        let mut line = vec!["ssh"];
+        line.extend(arguments.iter().map(String::as_str));
+        line.extend(["root@v4.test", "echo $SSH_CONNECTION"]);
+        let said = lab.client().run_as(user, &line).success();
+        assert!(said.starts_with("10.90.1.2 "), "{said}");
+    }
     let _postgres = Postgres::start(lab.origin(), lab.directory());
     let query = ["psql", "-AtX", "-h", "v4.test", "-U", "postgres", "-c"];
     let said = lab
