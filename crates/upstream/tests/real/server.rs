@@ -28,25 +28,25 @@ impl Drop for Process {
 }
 
 /// A running proxy server; ends with the value.
-pub struct Proxy {
-    pub port: u16,
-    pub authority: Vec<u8>,
+pub(crate) struct Proxy {
+    pub(crate) port: u16,
+    pub(crate) authority: Vec<u8>,
     _processes: Vec<Process>,
     _directory: TempDir,
 }
 
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     listener.local_addr().unwrap().port()
 }
 
 /// nghttpx (HTTP/2 and HTTP/1.1 over TLS) in front of tinyproxy, which wants a password.
-pub fn nghttpx() -> Proxy {
+pub(crate) fn nghttpx() -> Proxy {
     let (directory, authority) = directory();
     let (port, behind) = (free_port(), free_port());
     let d = directory.path();
     let configuration = format!(
-        "Port {behind}\nListen 127.0.0.1\nMaxClients 200\nTimeout 60\nBasicAuth user pass\n"
+        "Port {behind}\nListen 127.0.0.1\nMaxClients 400\nTimeout 60\nBasicAuth user pass\n"
     );
     std::fs::write(d.join("tinyproxy.conf"), configuration).unwrap();
     let mut tinyproxy = Command::new("tinyproxy");
@@ -54,6 +54,8 @@ pub fn nghttpx() -> Proxy {
     let mut nghttpx = Command::new("nghttpx");
     nghttpx
         .args(["--conf=/dev/null", "--http2-proxy", "--workers=1"])
+        // Eight by default, and then further tunnels wait for one to end.
+        .arg("--backend-connections-per-host=400")
         .arg(format!("-f127.0.0.1,{port}"))
         .arg(format!("-b127.0.0.1,{behind}"))
         .args([d.join("key.pem"), d.join("cert.pem")]);
@@ -67,7 +69,7 @@ pub fn nghttpx() -> Proxy {
 }
 
 /// Apache with HTTP/2 and HTTP/1.1 CONNECT and a password; half-close works.
-pub fn apache() -> Proxy {
+pub(crate) fn apache() -> Proxy {
     let (directory, authority) = directory();
     let port = free_port();
     let d = directory.path();
@@ -104,7 +106,7 @@ pub fn apache() -> Proxy {
 }
 
 /// squid with HTTP/1.1 CONNECT over TLS, without ALPN, and a password.
-pub fn squid() -> Proxy {
+pub(crate) fn squid() -> Proxy {
     let (directory, authority) = directory();
     let (port, plain) = (free_port(), free_port());
     let d = directory.path();
