@@ -2,16 +2,21 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::message;
 use crate::{Lookup, Responder, Transport};
 
-/// How long an app may be silent between two queries, or take for reading an answer.
+/// How long an app may take for its next query when it waits for no answer, and for reading one.
 const IDLE_LIMIT: Duration = Duration::from_secs(30);
+
+/// How many queries of one stream are under way at a time; others wait in the stream.
+const PIPELINE: usize = 16;
 
 /// Sends one query over a stream and reads its answer; the caller sets the time limit.
 ///
@@ -32,8 +37,8 @@ where
 }
 
 impl Responder {
-    /// Answers the queries of one stream, one after the other (those that follow wait in the
-    /// stream), until the app closes it, is silent for 30 s or `stop` is cancelled.
+    /// Answers the queries of one stream until the app closes it, asks nothing for 30 s or `stop`
+    /// is cancelled. Up to 16 are worked on at a time, and each is answered when it is ready.
     pub async fn serve_tcp<S, L>(
         &self,
         stream: &mut S,
@@ -55,15 +60,46 @@ impl Responder {
         S: AsyncRead + AsyncWrite + Unpin,
         L: Lookup,
     {
-        while let Some(query) = timeout(IDLE_LIMIT, read_message(stream)).await?? {
-            // What is not a query has no answer, and what follows it is not to be trusted.
-            let Some(answer) = self.answer(query, asked, Transport::Tcp, lookup).await else {
+        let mut received = BytesMut::new();
+        let mut pending = FuturesUnordered::new();
+        let mut open = true;
+        let mut idle = Instant::now() + IDLE_LIMIT;
+        loop {
+            while pending.len() < PIPELINE
+                && let Some(query) = take_message(&mut received)
+            {
+                pending.push(self.answer(query, asked, Transport::Tcp, lookup));
+                idle = Instant::now() + IDLE_LIMIT;
+            }
+            if !open && pending.is_empty() {
                 break;
-            };
-            timeout(IDLE_LIMIT, write_message(stream, &answer)).await??;
+            }
+            tokio::select! {
+                Some(answer) = pending.next() => {
+                    // What is not a query has no answer, and the rest is not to be trusted.
+                    let Some(answer) = answer else { break };
+                    timeout(IDLE_LIMIT, write_message(stream, &answer)).await??;
+                    idle = Instant::now() + IDLE_LIMIT;
+                }
+                read = timeout_at(idle, stream.read_buf(&mut received)),
+                    if open && pending.len() < PIPELINE =>
+                {
+                    open = read.unwrap_or(Ok(0))? > 0;
+                }
+            }
         }
         stream.shutdown().await
     }
+}
+
+/// The first message of what was received, if all of it is there.
+fn take_message(received: &mut BytesMut) -> Option<Bytes> {
+    let length = usize::from(u16::from_be_bytes([*received.first()?, *received.get(1)?]));
+    if received.len() < 2 + length {
+        return None;
+    }
+    received.advance(2);
+    Some(received.split_to(length).freeze())
 }
 
 /// The next message, or `None` at the end of the stream.

@@ -1,4 +1,5 @@
 //! Lookups with programs of others at both ends: `dig` asks, `dnsmasq` is the system's resolver.
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -21,15 +21,19 @@ impl Lookup for AllRelayed {
     }
 
     async fn far(&self, _query: Bytes, _asked: SocketAddr) -> io::Result<Bytes> {
-        Err(io::ErrorKind::Unsupported.into())
+        std::future::pending().await
     }
 
     async fn approve(&self, _addresses: &[(std::net::IpAddr, Duration)]) {}
 }
 
 fn query(name: &str) -> Vec<u8> {
+    query_of(name, RecordType::A)
+}
+
+fn query_of(name: &str, kind: RecordType) -> Vec<u8> {
     let mut message = Message::query();
-    message.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
     message.to_vec().unwrap()
 }
 
@@ -39,7 +43,7 @@ fn framed(message: &[u8]) -> Vec<u8> {
 }
 
 async fn serve(mut stream: DuplexStream, stop: &CancellationToken) {
-    let names = Names::new("198.18.0.0/15".parse().unwrap(), None, 10);
+    let names = Names::new("198.18.0.0/15".parse().unwrap(), None, 100);
     let responder = Responder::new(Arc::new(names), SystemResolver::new());
     let asked = "192.0.2.53:53".parse().unwrap();
     let served = responder.serve_tcp(&mut stream, asked, &AllRelayed, stop);
@@ -47,10 +51,10 @@ async fn serve(mut stream: DuplexStream, stop: &CancellationToken) {
 }
 
 #[tokio::test]
-async fn several_queries_of_one_stream_are_answered_in_order() {
+async fn several_queries_of_one_stream_are_all_answered() {
     let (mut app, ours) = duplex(100);
-    let queries = ["a.example.", "b.example.", "c.example."].map(query);
-    let sent = queries.each_ref().map(|query| framed(query)).concat();
+    let queries: Vec<_> = (0..50).map(|n| query(&format!("n{n}.example."))).collect();
+    let sent: Vec<u8> = queries.iter().flat_map(|query| framed(query)).collect();
     let stop = CancellationToken::new();
     let (mut reader, mut writer) = tokio::io::split(&mut app);
     let write = async {
@@ -61,14 +65,52 @@ async fn several_queries_of_one_stream_are_answered_in_order() {
         writer.shutdown().await.unwrap();
     };
     let read = async {
-        for query in &queries {
+        let mut waiting = queries.clone();
+        while !waiting.is_empty() {
             let answer = read_message(&mut reader).await.unwrap().unwrap();
-            assert!(message::answers(query, &answer));
-            assert_eq!(answer[..2], query[..2]);
+            let to =
+                |query: &Vec<u8>| message::answers(query, &answer) && answer[..2] == query[..2];
+            waiting.swap_remove(waiting.iter().position(to).unwrap());
         }
         assert_eq!(read_message(&mut reader).await.unwrap(), None);
     };
     tokio::join!(serve(ours, &stop), write, read);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_lookup_does_not_hold_up_the_next() {
+    let (mut app, ours) = duplex(1000);
+    let slow = query_of("a.example.", RecordType::MX);
+    let fast = query("a.example.");
+    app.write_all(&[framed(&slow), framed(&fast)].concat())
+        .await
+        .unwrap();
+    let stop = CancellationToken::new();
+    let read = async {
+        for query in [&fast, &slow] {
+            let answer = read_message(&mut app).await.unwrap().unwrap();
+            assert!(message::answers(query, &answer));
+        }
+        drop(app);
+    };
+    tokio::join!(serve(ours, &stop), read);
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_queries_than_are_worked_on_wait_in_the_stream() {
+    let (mut app, ours) = duplex(100);
+    let slow = framed(&query_of("a.example.", RecordType::MX)).repeat(100);
+    let stop = CancellationToken::new();
+    let write = async {
+        // Taken are the ones that are worked on and what the two buffers hold.
+        let mut sent = 0;
+        while let Ok(length) = timeout(Duration::from_secs(1), app.write(&slow[sent..])).await {
+            sent += length.unwrap();
+        }
+        assert!(sent < slow.len() / 2, "{sent}");
+        stop.cancel();
+    };
+    tokio::join!(serve(ours, &stop), write);
 }
 
 #[tokio::test]
