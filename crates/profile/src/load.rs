@@ -142,16 +142,17 @@ impl Loader<'_> {
     /// Chooses one profile of each name: the earlier layer, within one layer the later file.
     fn settle(&mut self) {
         let mut chosen: HashMap<ProfileId, Arc<Profile>> = HashMap::new();
+        let mut losers = Vec::new();
         for candidate in std::mem::take(&mut self.candidates) {
-            let loser = match chosen.get(candidate.id()) {
-                Some(winner) if winner.rules.layer < candidate.rules.layer => Some(candidate),
-                _ => chosen.insert(candidate.id().clone(), candidate),
-            };
-            if let Some(loser) = loser {
-                let winner = &chosen[loser.id()];
-                let problem = superseded(&loser, winner);
-                self.trouble(problem);
+            match chosen.get(candidate.id()) {
+                Some(winner) if winner.rules.layer < candidate.rules.layer => {
+                    losers.push(candidate);
+                }
+                _ => losers.extend(chosen.insert(candidate.id().clone(), candidate)),
             }
+        }
+        for loser in losers {
+            self.trouble(superseded(&loser, &chosen[loser.id()]));
         }
         let mut profiles: Vec<_> = chosen.into_values().collect();
         profiles.sort_by(|a, b| a.rules.cmp(&b.rules));
