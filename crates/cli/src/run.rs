@@ -141,6 +141,9 @@ fn find(name: &OsStr) -> Result<PathBuf, Failure> {
     if name.as_bytes().contains(&b'/') {
         return examine(Path::new(name)).map_err(|why| why.failure(name));
     }
+    if name.is_empty() {
+        return Err(Unfit::Missing.failure(name));
+    }
     let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
     let mut verdict = Unfit::Missing;
     for folder in std::env::split_paths(&path) {
@@ -151,7 +154,7 @@ fn find(name: &OsStr) -> Result<PathBuf, Failure> {
         };
         match examine(&folder.join(name)) {
             Ok(program) => return Ok(program),
-            Err(Unfit::Missing) => {}
+            Err(Unfit::Missing | Unfit::Folder) => {}
             Err(unfit) => verdict = unfit,
         }
     }
