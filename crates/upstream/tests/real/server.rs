@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rcgen::{CertifiedIssuer, CertificateParams, KeyPair};
+use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
 use tempfile::TempDir;
 
 /// A process that ends with the test.
@@ -74,8 +74,16 @@ pub(crate) fn apache() -> Proxy {
     let port = free_port();
     let d = directory.path();
     let modules: String = [
-        "mpm_event", "authn_core", "authn_file", "authz_core", "authz_user", "auth_basic", "ssl",
-        "http2", "proxy", "proxy_connect",
+        "mpm_event",
+        "authn_core",
+        "authn_file",
+        "authz_core",
+        "authz_user",
+        "auth_basic",
+        "ssl",
+        "http2",
+        "proxy",
+        "proxy_connect",
     ]
     .iter()
     .map(|m| format!("LoadModule {m}_module /usr/lib/apache2/modules/mod_{m}.so\n"))
