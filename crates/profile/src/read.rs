@@ -1,16 +1,19 @@
+mod build;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use offramp_rules::{DomainName, Identity, Layer, Prefix, ProfileId, Rule, UnavailableAction};
+use offramp_rules::{Layer, Prefix, ProfileId};
 
-use crate::check::{Check, Fault, Finding, asset, join};
+use crate::check::{Check, Fault, Finding, join};
 use crate::json::{self, FaultKind, Value};
 use crate::keys::{DECLARATION, DECLARATIONS, Key, Shape};
 use crate::problem::{Code, Problem};
-use crate::profile::{Asset, Authentication, Profile, Server, Source};
-use crate::url::{self, ServerUrl};
-use crate::written;
+use crate::profile::{Profile, Source};
+use crate::url::ServerUrl;
+
+pub(crate) use build::hash;
 
 /// Reads the one declaration of a text, or the list under its `Declarations`.
 ///
@@ -81,6 +84,9 @@ pub(crate) fn place(source: &Source, id: &ProfileId, path: &[&str]) -> (usize, u
     find().unwrap_or((0, 0))
 }
 
+/// How many problems of one text are told; nobody reads more.
+const MOST: usize = 100;
+
 type Declarations<'v, 'a> = Vec<(&'v Value<'a>, String)>;
 
 /// What a file with several declarations has; they are looked into one by one.
@@ -111,6 +117,9 @@ fn check_all(found: &Declarations<'_, '_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut seen = HashMap::new();
     for (value, path) in found {
+        if findings.len() > MOST {
+            break;
+        }
         let mut check = Check::new(optional_keys(value, path));
         check.object(value, DECLARATION, path);
         check_across(value, path, &mut check);
@@ -207,7 +216,7 @@ fn build_all(
     source: &Source,
 ) -> Result<Vec<Profile>, Vec<Problem>> {
     let build_one = |(value, path): &(&Value<'_>, String)| {
-        build(value, layer, source).map_err(|fault| {
+        build::build(value, layer, source).map_err(|fault| {
             let mut check = Check::new(Vec::new());
             check.report(value.at, path, fault);
             locate(check.findings, source)
@@ -216,107 +225,8 @@ fn build_all(
     found.iter().map(build_one).collect()
 }
 
-/// Makes a profile of a declaration that was checked. What fails here was missed by the check,
-/// and is told as a problem all the same.
-fn build(value: &Value<'_>, layer: Layer, source: &Source) -> Result<Profile, Fault> {
-    let written: written::Declaration = serde_json::from_str(value.text)
-        .map_err(|e| Fault::new(Code::CannotBeDeserialized, e.to_string()))?;
-    let payload = written.payload;
-    let rules = offramp_rules::Profile {
-        layer,
-        order: payload.order.unwrap_or(1000),
-        id: ProfileId::new(&written.identifier),
-        enabled: payload.enabled.unwrap_or(true),
-        rules: each(payload.app_rules, rule)?,
-        excluded_domains: each(payload.excluded_domains, |text| {
-            DomainName::parse(&text).map_err(|e| Fault::invalid(e.to_string()))
-        })?,
-        excluded_routes: each(payload.network_routing.excluded_routes, |text| block(&text))?,
-        exclude_local_networks: payload.network_routing.exclude_local_networks,
-        unavailable: match payload.unavailable_action {
-            written::UnavailableAction::Drop => UnavailableAction::Drop,
-            written::UnavailableAction::Direct => UnavailableAction::Direct,
-        },
-    };
-    Ok(Profile {
-        rules,
-        visible_name: payload.visible_name,
-        description: written.payload_description,
-        organization: written.payload_organization,
-        token: written.server_token.unwrap_or_else(|| hash(value.text)),
-        revision: written.revision,
-        servers: each(payload.servers, server)?,
-        synthetic_v4: match payload.dns.v4 {
-            Some(text) => block(&text)?,
-            None => default_v4(),
-        },
-        synthetic_v6: payload.dns.v6.map(|text| block(&text)).transpose()?,
-        allow_inbound: payload.allow_inbound,
-        removal_disallowed: written
-            .payload_removal_disallowed
-            .unwrap_or(layer == Layer::Managed),
-        source: source.clone(),
-    })
-}
-
-fn server(written: written::Server) -> Result<Server, Fault> {
-    let url = ServerUrl::parse(&written.url)?;
-    let credential = |text: String| Ok(Asset::Credential(asset(&text)?.to_owned()));
-    let authentication = |written: written::Authentication| {
-        Ok(Authentication {
-            method: written.method,
-            asset: credential(written.credentials_asset_reference)?,
-        })
-    };
-    Ok(Server {
-        name: written.name.unwrap_or_else(|| url.name()),
-        server_name: match written.tls.server_name {
-            Some(name) => url::host(&name)?,
-            None => url.host.clone(),
-        },
-        host: url.host,
-        port: url.port,
-        anchors: written
-            .tls
-            .anchors_asset_reference
-            .map(credential)
-            .transpose()?,
-        authentication: written.authentication.map(authentication).transpose()?,
-    })
-}
-
-fn rule(written: written::AppRule) -> Result<Rule, Fault> {
-    let identity: Identity = written
-        .signing_identifier
-        .parse()
-        .map_err(|e: offramp_rules::InvalidIdentity| Fault::invalid(e.to_string()))?;
-    let identifier = written.identifier.unwrap_or(written.signing_identifier);
-    Ok(Rule {
-        identifier,
-        identity,
-    })
-}
-
-fn each<T, U>(list: Vec<T>, make: impl Fn(T) -> Result<U, Fault>) -> Result<Vec<U>, Fault> {
-    list.into_iter().map(make).collect()
-}
-
-fn block(text: &str) -> Result<Prefix, Fault> {
-    text.parse()
-        .map_err(|e: offramp_rules::InvalidPrefix| Fault::invalid(e.to_string()))
-}
-
 pub(crate) fn default_v4() -> Prefix {
     "198.18.0.0/15".parse().expect("it is a block")
-}
-
-/// FNV-1a with 128 bits: tells revisions apart, and is no proof against forgery.
-pub(crate) fn hash(text: &str) -> String {
-    let mut state: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-    for byte in text.bytes() {
-        state = (state ^ u128::from(byte)).wrapping_mul(0x0100_0000_0000_0000_0000_013b);
-    }
-    format!("{state:032x}")
 }
 
 fn syntax(fault: json::Fault, text: &str) -> Finding {
@@ -368,23 +278,32 @@ fn syntax_hint(message: &str, text: &str, at: usize) -> Option<&'static str> {
     }
 }
 
+/// Gives the findings their lines and columns, in the order of the text.
 fn locate(mut findings: Vec<Finding>, source: &Source) -> Vec<Problem> {
     findings.sort_by_key(|finding| finding.at);
-    findings
+    let more = findings.len().saturating_sub(MOST);
+    findings.truncate(MOST);
+    let mut problems: Vec<Problem> = findings
         .into_iter()
-        .map(|finding| {
-            let (line, column) = json::position(&source.text, finding.at);
-            Problem {
-                code: finding.code,
-                file: source.file.clone(),
-                line,
-                column,
-                key_path: finding.path,
-                message: finding.message,
-                hint: finding.hint,
-            }
-        })
-        .collect()
+        .map(|finding| located(finding, source))
+        .collect();
+    if let (Some(last), true) = (problems.last_mut(), more > 0) {
+        last.hint = Some(format!("and at least {more} more problems"));
+    }
+    problems
+}
+
+fn located(finding: Finding, source: &Source) -> Problem {
+    let (line, column) = json::position(&source.text, finding.at);
+    Problem {
+        code: finding.code,
+        file: source.file.clone(),
+        line,
+        column,
+        key_path: finding.path,
+        message: finding.message,
+        hint: finding.hint,
+    }
 }
 
 /// The text of a profile made from elsewhere.

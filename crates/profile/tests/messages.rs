@@ -83,6 +83,24 @@ fn depth_and_size_have_limits() {
 }
 
 #[test]
+fn a_flood_of_problems_has_an_end() {
+    let mut text = String::from("{ ");
+    for index in 0..40_000 {
+        write!(text, "\"Identifie{index}\": 1, ").unwrap();
+    }
+    text += "\"Type\": 1 }";
+    let problems = read(&text, None, Layer::Managed).unwrap_err();
+    assert_eq!(problems.len(), 100);
+    let empty = format!("{{\"Declarations\": [{}{{}}]}}", "{}, ".repeat(200_000));
+    assert_eq!(read(&empty, None, Layer::Managed).unwrap_err().len(), 100);
+    let last = problems[99].hint.as_deref().unwrap();
+    assert!(
+        last.starts_with("and ") && last.ends_with(" more problems"),
+        "{last}"
+    );
+}
+
+#[test]
 fn problems_have_a_machine_readable_form() {
     let expected = serde_json::json!({
         "code": "Error.ConfigurationCannotBeDeserialized",

@@ -1,0 +1,108 @@
+use offramp_rules::{DomainName, Identity, Layer, Prefix, ProfileId, Rule, UnavailableAction};
+
+use super::default_v4;
+use crate::check::{Fault, asset};
+use crate::json::Value;
+use crate::problem::Code;
+use crate::profile::{Asset, Authentication, Profile, Server, Source};
+use crate::url::{self, ServerUrl};
+use crate::written;
+
+/// Makes a profile of a declaration that was checked. What fails here was missed by the check,
+/// and is told as a problem all the same.
+pub(super) fn build(value: &Value<'_>, layer: Layer, source: &Source) -> Result<Profile, Fault> {
+    let written: written::Declaration = serde_json::from_str(value.text)
+        .map_err(|e| Fault::new(Code::CannotBeDeserialized, e.to_string()))?;
+    let payload = written.payload;
+    let rules = offramp_rules::Profile {
+        layer,
+        order: payload.order.unwrap_or(1000),
+        id: ProfileId::new(&written.identifier),
+        enabled: payload.enabled.unwrap_or(true),
+        rules: each(payload.app_rules, rule)?,
+        excluded_domains: each(payload.excluded_domains, |text| {
+            DomainName::parse(&text).map_err(|e| Fault::invalid(e.to_string()))
+        })?,
+        excluded_routes: each(payload.network_routing.excluded_routes, |text| block(&text))?,
+        exclude_local_networks: payload.network_routing.exclude_local_networks,
+        unavailable: match payload.unavailable_action {
+            written::UnavailableAction::Drop => UnavailableAction::Drop,
+            written::UnavailableAction::Direct => UnavailableAction::Direct,
+        },
+    };
+    Ok(Profile {
+        rules,
+        visible_name: payload.visible_name,
+        description: written.payload_description,
+        organization: written.payload_organization,
+        token: written.server_token.unwrap_or_else(|| hash(value.text)),
+        revision: written.revision,
+        servers: each(payload.servers, server)?,
+        synthetic_v4: match payload.dns.v4 {
+            Some(text) => block(&text)?,
+            None => default_v4(),
+        },
+        synthetic_v6: payload.dns.v6.map(|text| block(&text)).transpose()?,
+        allow_inbound: payload.allow_inbound,
+        removal_disallowed: written
+            .payload_removal_disallowed
+            .unwrap_or(layer == Layer::Managed),
+        source: source.clone(),
+    })
+}
+
+fn server(written: written::Server) -> Result<Server, Fault> {
+    let url = ServerUrl::parse(&written.url)?;
+    let credential = |text: String| Ok(Asset::Credential(asset(&text)?.to_owned()));
+    let authentication = |written: written::Authentication| {
+        Ok(Authentication {
+            method: written.method,
+            asset: credential(written.credentials_asset_reference)?,
+        })
+    };
+    Ok(Server {
+        name: written.name.unwrap_or_else(|| url.name()),
+        server_name: match written.tls.server_name {
+            Some(name) => url::host(&name)?,
+            None => url.host.clone(),
+        },
+        host: url.host,
+        port: url.port,
+        anchors: written
+            .tls
+            .anchors_asset_reference
+            .map(credential)
+            .transpose()?,
+        authentication: written.authentication.map(authentication).transpose()?,
+    })
+}
+
+fn rule(written: written::AppRule) -> Result<Rule, Fault> {
+    let identity: Identity = written
+        .signing_identifier
+        .parse()
+        .map_err(|e: offramp_rules::InvalidIdentity| Fault::invalid(e.to_string()))?;
+    let identifier = written.identifier.unwrap_or(written.signing_identifier);
+    Ok(Rule {
+        identifier,
+        identity,
+    })
+}
+
+fn each<T, U>(list: Vec<T>, make: impl Fn(T) -> Result<U, Fault>) -> Result<Vec<U>, Fault> {
+    list.into_iter().map(make).collect()
+}
+
+fn block(text: &str) -> Result<Prefix, Fault> {
+    text.parse()
+        .map_err(|e: offramp_rules::InvalidPrefix| Fault::invalid(e.to_string()))
+}
+
+/// FNV-1a with 128 bits: tells revisions apart, and is no proof against forgery.
+pub(crate) fn hash(text: &str) -> String {
+    let mut state: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    for byte in text.bytes() {
+        state = (state ^ u128::from(byte)).wrapping_mul(0x0100_0000_0000_0000_0000_013b);
+    }
+    format!("{state:032x}")
+}
