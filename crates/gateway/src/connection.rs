@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -18,6 +18,8 @@ const ACCEPT: Duration = Duration::from_secs(10);
 /// From there to its first request.
 pub(crate) const FIRST_REQUEST: Duration = Duration::from_secs(15);
 
+/// What is read of a request that is not served.
+const PLAIN_REQUEST: u64 = 64 * 1024;
 const PLAIN: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
     Content-Type: text/plain\r\nContent-Length: 39\r\n\r\n\
     This port speaks HTTPS, not plain HTTP.";
@@ -55,7 +57,7 @@ pub(crate) async fn serve(
 }
 
 async fn accept(
-    mut stream: TcpStream,
+    stream: TcpStream,
     client: SocketAddr,
     tls: Arc<rustls::ServerConfig>,
 ) -> Option<TlsStream<TcpStream>> {
@@ -67,7 +69,7 @@ async fn accept(
         // TLS begins with a record of type 22, every HTTP method with a letter.
         if stream.peek(&mut first).await.ok()? == 1 && first[0].is_ascii_uppercase() {
             tracing::info!(client.addr = %client, "plain http on the tls port, closed");
-            let _ = stream.write_all(PLAIN).await;
+            answer_plainly(stream).await;
             return None;
         }
         match TlsAcceptor::from(tls).accept(stream).await {
@@ -85,6 +87,16 @@ async fn accept(
             None
         }
     }
+}
+
+/// Reads what the client still sends, or the close would be a reset that overtakes the answer.
+async fn answer_plainly(mut stream: TcpStream) {
+    if stream.write_all(PLAIN).await.is_err() || stream.shutdown().await.is_err() {
+        return;
+    }
+    let (mut rest, mut nowhere) = (stream.take(PLAIN_REQUEST), tokio::io::sink());
+    let read = tokio::io::copy(&mut rest, &mut nowhere);
+    let _ = timeout(Duration::from_secs(1), read).await;
 }
 
 struct Live<'a>(&'a Service);

@@ -1,13 +1,15 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::PROXY_AUTHORIZATION;
 use http::request;
 use offramp_relay::{Counters, End, Limits};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::Refusal;
@@ -20,13 +22,16 @@ use crate::request::Ask;
 use crate::udp;
 use crate::users::Users;
 
+/// How long a client may take to be told of the end of an association.
+const GOODBYE: Duration = Duration::from_secs(5);
+
 /// What all connections of a gateway share.
 pub(crate) struct Service {
     pub(crate) users: Option<Users>,
     pub(crate) policy: Policy,
     pub(crate) resolver: Resolver,
     pub(crate) limits: Limits,
-    pub(crate) udp_idle: std::time::Duration,
+    pub(crate) udp_idle: Duration,
     pub(crate) flows: Arc<Semaphore>,
     pub(crate) associations: Arc<Semaphore>,
     pub(crate) metrics: Arc<Metrics>,
@@ -150,7 +155,12 @@ impl Far {
             }
             Socket::Udp(socket) => {
                 let dropped = &service.metrics.datagrams_dropped;
-                udp::relay(client, &socket, service.udp_idle, counters, dropped, stop).await
+                let end =
+                    udp::relay(client, &socket, service.udp_idle, counters, dropped, stop).await;
+                if end.is_clean() {
+                    let _ = timeout(GOODBYE, client.shutdown()).await;
+                }
+                end
             }
         }
     }
