@@ -176,3 +176,25 @@ async fn an_answer_to_another_query_is_no_answer() {
     drop(server);
     assert!(exchange_tcp(&mut ours, &asked).await.is_err());
 }
+
+#[tokio::test]
+async fn lookups_can_run_in_tasks_of_their_own() {
+    let names = Names::new("198.18.0.0/15".parse().unwrap(), None, 10);
+    let responder = Arc::new(Responder::new(Arc::new(names), SystemResolver::new()));
+    let asked = "192.0.2.53:53".parse().unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    let (app, mut ours) = duplex(100);
+    drop(app);
+    let streams = Arc::clone(&responder);
+    tasks.spawn(async move {
+        let stop = CancellationToken::new();
+        let served = streams.serve_tcp(&mut ours, asked, &AllRelayed, &stop);
+        served.await;
+    });
+    tasks.spawn(async move {
+        let query = query("a.example.").into();
+        let answer = responder.answer(query, asked, Transport::Udp, &AllRelayed);
+        assert!(answer.await.is_some());
+    });
+    tasks.join_all().await;
+}
