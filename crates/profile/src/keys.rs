@@ -114,7 +114,7 @@ pub(crate) static DECLARATION: &[Key] = &[
     key(
         "PayloadDisplayName",
         Shape::Text(Format::Any),
-        "The declaration's name, as shown to people.",
+        "What a fleet tool calls the declaration; people see the VisibleName.",
     ),
     key(
         "PayloadRemovalDisallowed",

@@ -1,4 +1,4 @@
-use std::fmt;
+mod display;
 
 use crate::{
     App, DomainName, Host, Identity, Prefix, Profile, ProfileId, Profiles, Reason, RouteSet, State,
@@ -250,61 +250,6 @@ fn is_loopback(host: &Host) -> bool {
         Host::Address(address) => {
             let address = address.to_canonical();
             address.is_loopback() || address.is_unspecified()
-        }
-    }
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Verdict::Relay(profile) => write!(f, "relay through {profile}"),
-            Verdict::Direct(why) => write!(f, "direct: {why}"),
-            Verdict::Refuse(why) => write!(f, "refuse: {why}"),
-        }
-    }
-}
-
-impl fmt::Display for Why {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Why::Loopback => f.write_str("the target is this machine"),
-            Why::Unmanaged => f.write_str("no profile claims the app"),
-            Why::Excluded(profile, exclusion) => write!(f, "{profile} excludes {exclusion}"),
-            Why::OnDemand(profile) => write!(f, "{profile} is not needed on this network"),
-            Why::NotConnected(profile, state) => write!(f, "{profile} is {state}"),
-            Why::NotInForce(profile) => write!(f, "{profile} is disabled or gone"),
-        }
-    }
-}
-
-impl fmt::Display for Exclusion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Exclusion::Domain(suffix) => write!(f, "{suffix}"),
-            Exclusion::Route(block) => write!(f, "{block}"),
-            Exclusion::LocalNetwork(block) => write!(f, "the local network {block}"),
-        }
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.profile)?;
-        if let Some(rule) = &self.rule {
-            write!(f, "claimed by {rule}, ")?;
-        }
-        match &self.outcome {
-            Outcome::Disabled => f.write_str("disabled"),
-            Outcome::NoRule => f.write_str("no rule names the app"),
-            Outcome::Excluded(exclusion) => write!(f, "excludes {exclusion}"),
-            Outcome::OnDemand => f.write_str("not needed on this network"),
-            Outcome::Relay => f.write_str("relays"),
-            Outcome::NotConnected(state, UnavailableAction::Drop) => {
-                write!(f, "{state}, so it refuses")
-            }
-            Outcome::NotConnected(state, UnavailableAction::Direct) => {
-                write!(f, "{state}, and its UnavailableAction is Direct")
-            }
         }
     }
 }
