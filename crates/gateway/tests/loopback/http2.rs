@@ -1,4 +1,6 @@
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -9,6 +11,11 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use crate::lab::{LIMIT, Lab, users};
+
+/// After this long without a window the target counts as stalled.
+const STALLED: Duration = Duration::from_secs(1);
+/// More small frames than the default budget of h2 has for the gateway's windows.
+const KEYSTROKES: usize = 300_000;
 
 type Tunnel = (Response<()>, SendStream<Bytes>, RecvStream);
 
@@ -29,7 +36,7 @@ async fn send(client: &mut SendRequest<Bytes>, request: Request<()>) -> Tunnel {
     (Response::from_parts(head, ()), send, body)
 }
 
-async fn read_to_end(body: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
+pub(crate) async fn read_to_end(body: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
     let mut whole = Vec::new();
     while let Some(data) = timeout(LIMIT, body.data()).await.unwrap() {
         let data = data?;
@@ -37,6 +44,18 @@ async fn read_to_end(body: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
         whole.extend_from_slice(&data);
     }
     Ok(whole)
+}
+
+/// Sends as the window allows.
+pub(crate) async fn send_all(send: &mut SendStream<Bytes>, mut bytes: Bytes) {
+    while !bytes.is_empty() {
+        send.reserve_capacity(bytes.len());
+        let granted = timeout(LIMIT, poll_fn(|cx| send.poll_capacity(cx)))
+            .await
+            .unwrap();
+        let size = granted.unwrap().unwrap().min(bytes.len());
+        send.send_data(bytes.split_to(size), false).unwrap();
+    }
 }
 
 #[tokio::test]
@@ -187,30 +206,32 @@ async fn a_stalled_target_stops_only_its_own_flow() {
     let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut client = lab.http2().await;
     let (_, mut stalled, _body) = connect(&mut client, target.local_addr().unwrap()).await;
-    let (_accepted, _) = target.accept().await.unwrap();
-    // First fill what the kernel buffers for a target that does not read, then keystrokes.
-    let mut sent = 0;
+    let (mut accepted, _) = target.accept().await.unwrap();
+    // Fill all that the kernel and the window hold for a target that does not read.
     let block = Bytes::from(vec![0; 16 * 1024]);
-    while sent < 64 << 20 {
+    for _ in 0..4096 {
         stalled.reserve_capacity(block.len());
-        let granted = std::future::poll_fn(|cx| stalled.poll_capacity(cx));
-        let Ok(granted) = timeout(std::time::Duration::from_secs(2), granted).await else {
+        let granted = poll_fn(|cx| stalled.poll_capacity(cx));
+        let Ok(granted) = timeout(STALLED, granted).await else {
             break;
         };
         let size = granted.unwrap().unwrap().min(block.len());
         stalled.send_data(block.slice(..size), false).unwrap();
-        sent += size;
     }
-    let (_, mut keys, _keys_body) = connect(&mut client, target.local_addr().unwrap()).await;
-    let (_accepted_keys, _) = target.accept().await.unwrap();
-    for _ in 0..40_000 {
-        keys.reserve_capacity(1);
-        let granted = std::future::poll_fn(|cx| keys.poll_capacity(cx));
-        timeout(LIMIT, granted).await.unwrap().unwrap().unwrap();
-        keys.send_data(Bytes::from_static(b"x"), false).unwrap();
+    // Let the window open again, but not so far that the gateway has read all.
+    accepted.read_exact(&mut vec![0; 3 << 20]).await.unwrap();
+    for _ in 0..KEYSTROKES {
+        send_all(&mut stalled, Bytes::from_static(b"x")).await;
     }
     let (response, mut send, mut body) = connect(&mut client, echo).await;
     assert_eq!(response.status(), 200);
     send.send_data("alive".into(), true).unwrap();
     assert_eq!(read_to_end(&mut body).await.unwrap(), b"alivetotal 5");
+    stalled.send_data("end".into(), true).unwrap();
+    let mut rest = Vec::new();
+    timeout(LIMIT, accepted.read_to_end(&mut rest))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(rest.ends_with(b"xxend"));
 }
