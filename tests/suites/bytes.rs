@@ -85,7 +85,7 @@ fn a_target_that_speaks_first() {
         "import socket; print(socket.create_connection(('{ORIGIN}', {}), 10).recv(100).decode())",
         port::BANNER
     );
-    let said = daemon.run(&["python3", "-c", &script]).success();
+    let said = daemon.run(&["/usr/bin/python3", "-c", &script]).success();
     assert!(said.starts_with("10.90.2.2:"), "{said}");
 }
 
@@ -114,7 +114,13 @@ except OSError as error:
     for address in [ORIGIN.to_string(), ORIGIN6.to_string()] {
         for port in [port::REFUSED, port::RESET] {
             let said = daemon
-                .run(&["python3", "-c", script, &address, &port.to_string()])
+                .run(&[
+                    "/usr/bin/python3",
+                    "-c",
+                    script,
+                    &address,
+                    &port.to_string(),
+                ])
                 .success();
             // 104 is ECONNRESET, 111 ECONNREFUSED: either way not an orderly end.
             let failed = ["error 104", "connect 111", "connect 104", "error 32"];
@@ -126,7 +132,7 @@ except OSError as error:
     }
     for address in [BLACK_HOLE.to_string(), BLACK_HOLE6.to_string()] {
         let said = daemon
-            .run(&["python3", "-c", script, &address, "80"])
+            .run(&["/usr/bin/python3", "-c", script, &address, "80"])
             .success();
         assert!(
             said.starts_with("error") || said.starts_with("connect"),

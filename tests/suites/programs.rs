@@ -230,7 +230,7 @@ fn python_node_and_java() {
     let _gateway = Gateway::start(&lab);
     let stage = Stage::new(&lab);
     let python = "import requests; print(requests.get('https://origin.test/').text)";
-    stage.check(&["python3", "-c", python]);
+    stage.check(&["/usr/bin/python3", "-c", python]);
     let node = "fetch('https://origin.test/').then(r => r.text()).then(t => console.log(t))";
     stage.check(&["node", "-e", node]);
     let class = lab.directory().join("Fetch.java").display().to_string();
@@ -241,7 +241,8 @@ fn python_node_and_java() {
         stage.ca
     ));
     let trust = format!("-Djavax.net.ssl.trustStore={store}");
-    stage.check(&["java", &trust, &class, "https://origin.test/"]);
+    let password = "-Djavax.net.ssl.trustStorePassword=changeit";
+    stage.check(&["java", &trust, password, &class, "https://origin.test/"]);
 }
 
 const JAVA: &str = r"
@@ -308,12 +309,12 @@ fn iperf3() {
         ] {
             let server = lab
                 .origin()
-                .spawn(&["iperf3", "-s", "-1", "-4", "--forceflush"]);
+                .spawn(&["iperf3", "-s", "-1", "-B", "203.0.113.10"]);
             offramp_tests::wait_until("iperf3 listens", LIMIT, || {
                 lab.origin().sh("ss -Htnl 'sport = :5201'").contains("5201")
             });
             let line = [
-                &["iperf3", "-c", "203.0.113.10", "-t", "2", "-b", "50M"],
+                &["iperf3", "-c", "203.0.113.10", "-t", "1", "-b", "50M"],
                 options,
             ]
             .concat();

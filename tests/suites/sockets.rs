@@ -233,7 +233,7 @@ for family, kind, protocol in [(s.AF_INET, s.SOCK_RAW, 1), (s.AF_INET6, s.SOCK_R
     except OSError as error:
         print('refused', error.errno)";
     let capture = lab.capture();
-    let said = daemon.run(&["python3", "-c", sockets]).success();
+    let said = daemon.run(&["/usr/bin/python3", "-c", sockets]).success();
     assert!(
         !said.contains("open") && said.lines().count() == 5,
         "{said}"

@@ -48,9 +48,9 @@ impl Options {
         Ok(options)
     }
 
-    fn open(&self, kind: Type) -> anyhow::Result<Socket> {
-        let first = self.targets.first().context("no target")?;
-        let six = self.mapped || first.is_ipv6();
+    /// A socket of the family of `target`.
+    fn open(&self, kind: Type, target: SocketAddr) -> anyhow::Result<Socket> {
+        let six = self.mapped || target.is_ipv6();
         let socket = Socket::new(if six { Domain::IPV6 } else { Domain::IPV4 }, kind, None)?;
         if six {
             socket.set_only_v6(false)?;
@@ -101,7 +101,7 @@ pub(crate) fn tcp(options: &Options) -> anyhow::Result<()> {
 }
 
 fn tcp_one(options: &Options, target: SocketAddr) -> anyhow::Result<String> {
-    let socket = options.open(Type::STREAM)?;
+    let socket = options.open(Type::STREAM, target)?;
     let address = options.formed(target);
     if options.fast_open {
         let storage = SockaddrStorage::from(address);
@@ -152,7 +152,8 @@ fn connect_without_blocking(socket: &Socket, address: SocketAddr) -> anyhow::Res
 /// Sends a datagram of its own to each target, twice over, from one socket, and prints what
 /// comes back from whom.
 pub(crate) fn udp(options: &Options) -> anyhow::Result<()> {
-    let socket = UdpSocket::from(options.open(Type::DGRAM)?);
+    let first = options.targets.first().context("no target")?;
+    let socket = UdpSocket::from(options.open(Type::DGRAM, *first)?);
     for round in ["a", "b"] {
         for target in &options.targets {
             let address = options.formed(*target);
