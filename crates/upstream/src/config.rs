@@ -22,7 +22,7 @@ pub struct Config {
 }
 
 /// One proxy server, spoken to over TLS.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     /// What people call it; used in messages and in [`crate::State`].
     pub name: String,
@@ -39,7 +39,7 @@ pub struct Server {
 }
 
 /// Whose certificates are believed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {
     /// The certificate authorities of the machine, read when the upstream is made.
     System,
@@ -48,7 +48,7 @@ pub enum Trust {
 }
 
 /// How the server knows us.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Authorization {
     /// `Basic` (RFC 7617).
     Password {

@@ -137,6 +137,10 @@ impl Keeper {
             Ok(protocol) => {
                 let slot = &self.slot;
                 tracing::debug!(server = %slot.endpoint.name, protocol, "connected to the server");
+                let before = &slot.board.watch().borrow()[slot.rank].condition.clone();
+                if !matches!(before, Condition::Up { .. }) {
+                    slot.forget_udp();
+                }
                 slot.board.attempted(slot.rank, Condition::Up { protocol });
             }
             Err(error) => {

@@ -25,9 +25,11 @@ mod reply;
 mod slot;
 mod tls;
 mod tunnel;
+mod udp;
 
 pub use config::{Authorization, Config, ConfigError, Secret, Server, Timeouts, Trust};
 pub use error::{CertificateProblem, ConnectError, OpenError};
 pub use health::State;
 pub use open::Upstream;
 pub use tunnel::Tunnel;
+pub use udp::UdpTunnel;

@@ -14,6 +14,7 @@ use crate::health::{Board, Judge, State};
 use crate::keeper::Keeper;
 use crate::slot::Slot;
 use crate::tunnel::Tunnel;
+use crate::udp::{self, UdpTunnel};
 use crate::{h1, h2};
 
 mod round;
@@ -82,6 +83,23 @@ impl Upstream {
             let outcome = match ready {
                 Ready::H2(lease) => h2::connect(&slot, lease, target).await,
                 Ready::H1 { stream, warm } => h1::connect(&slot, stream, warm, target).await,
+            };
+            match outcome {
+                Ok(tunnel) => return Ok(tunnel),
+                Err(failure) => round.failed(&slot, failure)?,
+            }
+        }
+    }
+
+    /// Opens a conversation with a UDP target.
+    pub async fn open_udp(&self, target: &Target) -> Result<UdpTunnel, OpenError> {
+        let mut round = Round::new(self);
+        loop {
+            let (slot, ready) = round.next().await?;
+            let outcome = match ready {
+                _ if !slot.carries_udp() => Err(udp::unsupported(&slot)),
+                Ready::H2(lease) => udp::connect_h2(&slot, lease, target).await,
+                Ready::H1 { stream, warm } => udp::connect_h1(&slot, stream, warm, target).await,
             };
             match outcome {
                 Ok(tunnel) => return Ok(tunnel),

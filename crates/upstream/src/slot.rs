@@ -103,7 +103,6 @@ impl Slot {
         let mut connections = lock(&self.connections);
         connections.retain(usable);
         connections.push(connection);
-        self.udp_refused.store(false, Ordering::Release);
     }
 
     /// Forgets connections that take no more streams; says whether one is left that does.
@@ -193,6 +192,11 @@ impl Slot {
         if !self.udp_refused.swap(true, Ordering::AcqRel) {
             self.board.wake();
         }
+    }
+
+    /// The server was away and may be another one now.
+    pub(crate) fn forget_udp(&self) {
+        self.udp_refused.store(false, Ordering::Release);
     }
 
     pub(crate) fn carries_udp(&self) -> bool {

@@ -101,12 +101,26 @@ fn problem(reason: &CertificateError) -> CertificateProblem {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             CertificateProblem::NotYetValid
         }
-        CertificateError::UnknownIssuer => CertificateProblem::UnknownIssuer,
+        // Another authority of the same name shows as a bad signature.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            CertificateProblem::UnknownIssuer
+        }
         CertificateError::NotValidForName => CertificateProblem::OtherName(String::new()),
         CertificateError::NotValidForNameContext { presented, .. } => {
-            CertificateProblem::OtherName(presented.join(", "))
+            CertificateProblem::OtherName(names(presented))
         }
         CertificateError::Revoked => CertificateProblem::Revoked,
         other => CertificateProblem::Unusable(other.to_string()),
     }
+}
+
+/// `DnsName("other.test")`, as the verifier writes names, without its ornament.
+fn names(presented: &[String]) -> String {
+    let bare = presented.iter().map(|name| {
+        let inner = name
+            .split_once('(')
+            .and_then(|(_, rest)| rest.strip_suffix(')'));
+        inner.unwrap_or(name).trim_matches('"')
+    });
+    bare.collect::<Vec<_>>().join(", ")
 }

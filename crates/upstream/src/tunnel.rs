@@ -2,6 +2,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 mod h1;
@@ -37,6 +38,16 @@ impl Tunnel {
         match &self.0 {
             Inner::H2(tunnel) => tunnel.server(),
             Inner::H1(tunnel) => tunnel.server(),
+        }
+    }
+}
+
+impl Tunnel {
+    /// The next bytes in whatever pieces they came, `None` at the end.
+    pub(crate) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        match &mut self.0 {
+            Inner::H2(tunnel) => tunnel.poll_chunk(cx),
+            Inner::H1(tunnel) => tunnel.poll_chunk(cx),
         }
     }
 }

@@ -9,6 +9,9 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use crate::tls;
 
+/// As much as rustls asks for at once.
+const CHUNK: usize = 4 << 10;
+
 /// A whole TLS connection.
 pub(crate) struct H1Tunnel {
     stream: Box<tls::Stream>,
@@ -62,6 +65,16 @@ impl H1Tunnel {
             )),
             Err(error) => Poll::Ready(Err(error)),
         }
+    }
+
+    pub(crate) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        let mut space = [std::mem::MaybeUninit::uninit(); CHUNK];
+        let mut buffer = ReadBuf::uninit(&mut space);
+        ready!(self.poll_read(cx, &mut buffer))?;
+        Poll::Ready(Ok(match buffer.filled() {
+            [] => None,
+            filled => Some(Bytes::copy_from_slice(filled)),
+        }))
     }
 
     pub(crate) fn poll_write(

@@ -42,14 +42,8 @@ impl H2Tunnel {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // Empty frames are neither data nor the end.
-        while self.pending.is_empty() {
-            match ready!(self.receive.poll_data(cx)) {
-                Some(Ok(data)) => self.pending = data,
-                Some(Err(error)) if is_end(&error) => return Poll::Ready(Ok(())),
-                Some(Err(error)) => return Poll::Ready(Err(lost(&error))),
-                None => return Poll::Ready(Ok(())),
-            }
+        if !ready!(self.poll_pending(cx))? {
+            return Poll::Ready(Ok(()));
         }
         let count = self.pending.len().min(buffer.remaining());
         buffer.put_slice(&self.pending[..count]);
@@ -58,10 +52,37 @@ impl H2Tunnel {
             // Gives the frame's memory back although the flow may stay idle.
             self.pending = Bytes::new();
         }
-        // The window opens for what the reader has, so a slow reader slows the sender. It fails
-        // only where the stream has ended, and then there is no window.
-        let _ = self.receive.flow_control().release_capacity(count);
+        self.release(count);
         Poll::Ready(Ok(()))
+    }
+
+    pub(crate) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        if !ready!(self.poll_pending(cx))? {
+            return Poll::Ready(Ok(None));
+        }
+        let chunk = std::mem::take(&mut self.pending);
+        self.release(chunk.len());
+        Poll::Ready(Ok(Some(chunk)))
+    }
+
+    /// Waits until bytes are pending; false at the end.
+    fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        // Empty frames are neither data nor the end.
+        while self.pending.is_empty() {
+            match ready!(self.receive.poll_data(cx)) {
+                Some(Ok(data)) => self.pending = data,
+                Some(Err(error)) if is_end(&error) => return Poll::Ready(Ok(false)),
+                Some(Err(error)) => return Poll::Ready(Err(lost(&error))),
+                None => return Poll::Ready(Ok(false)),
+            }
+        }
+        Poll::Ready(Ok(true))
+    }
+
+    /// The window opens for what the reader has, so a slow reader slows the sender.
+    fn release(&mut self, count: usize) {
+        // It fails only where the stream has ended, and then there is no window.
+        let _ = self.receive.flow_control().release_capacity(count);
     }
 
     pub(crate) fn poll_write(
@@ -123,7 +144,7 @@ impl fmt::Debug for H2Tunnel {
 }
 
 /// nghttpx ends a finished tunnel with RST_STREAM(NO_ERROR), after all its data.
-pub(crate) fn is_end(error: &h2::Error) -> bool {
+fn is_end(error: &h2::Error) -> bool {
     error.is_reset() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR)
 }
 

@@ -1,0 +1,305 @@
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use h2::Reason;
+use offramp_upstream::{OpenError, State};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+
+use crate::fake::{self, Identity, Proxy, Running, builder, target};
+use crate::limited;
+
+async fn echo() -> (Proxy, Running) {
+    let identity = Identity::new(&["h2", "http/1.1"]);
+    let proxy = Proxy::new(&identity, |stream, _| async {
+        fake::http2(stream, &builder(), fake::echo).await;
+    })
+    .await;
+    let running = Running::new(vec![proxy.server("one")]);
+    (proxy, running)
+}
+
+#[tokio::test]
+async fn carries_bytes_and_half_closes() {
+    limited(async {
+        let (proxy, running) = echo().await;
+        let state = running.connected().await;
+        let expected = State::Connected {
+            server: "one".into(),
+            protocol: "h2",
+            udp: true,
+        };
+        assert_eq!(state, expected);
+        let tunnel = running.upstream.open_tcp(&target()).await.unwrap();
+        assert_eq!(tunnel.server(), "one");
+        let (mut read, mut write) = tokio::io::split(tunnel);
+        let sent: Vec<u8> = (0..9_000_000u32).map(|n| (n % 251) as u8).collect();
+        let mut writer = JoinSet::new();
+        let expected = sent.clone();
+        writer.spawn(async move {
+            write.write_all(&sent).await.unwrap();
+            write.shutdown().await.unwrap();
+            let late = write.write(b"late").await.unwrap_err();
+            assert_eq!(late.kind(), ErrorKind::BrokenPipe);
+            write
+        });
+        let mut received = Vec::new();
+        read.read_to_end(&mut received).await.unwrap();
+        assert!(received == expected);
+        writer.join_next().await.unwrap().unwrap();
+        assert_eq!(proxy.accepted.load(Ordering::Acquire), 1);
+        running.stop().await;
+    })
+    .await;
+}
+
+/// What a tunnel reads to its end, over a server that sends `data` and then resets.
+async fn read_over_reset(reason: Reason) -> std::io::Result<Vec<u8>> {
+    let proxy = Proxy::new(&Identity::new(&["h2"]), move |stream, _| async move {
+        fake::http2(stream, &builder(), move |request, respond| async move {
+            let (_receive, mut send) = fake::accept(request, respond);
+            assert!(fake::write(&mut send, Bytes::from_static(b"data")).await);
+            // Only what was taken in is not thrown away by the reset.
+            send.send_data(Bytes::new(), false).unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            send.send_reset(reason);
+        })
+        .await;
+    })
+    .await;
+    let running = Running::new(vec![proxy.server("one")]);
+    let mut tunnel = running.upstream.open_tcp(&target()).await.unwrap();
+    let mut received = Vec::new();
+    tunnel.read_to_end(&mut received).await.map(|_| received)
+}
+
+#[tokio::test]
+async fn reset_without_error_is_an_end_and_any_other_a_reset() {
+    limited(async {
+        assert_eq!(read_over_reset(Reason::NO_ERROR).await.unwrap(), b"data");
+        for reason in [
+            Reason::CANCEL,
+            Reason::CONNECT_ERROR,
+            Reason::INTERNAL_ERROR,
+        ] {
+            let error = read_over_reset(reason).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{reason:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn dropping_resets_the_stream() {
+    limited(async {
+        let (told, mut seen) = mpsc::channel(1);
+        let proxy = Proxy::new(&Identity::new(&["h2"]), move |stream, _| {
+            let told = told.clone();
+            async move {
+                fake::http2(stream, &builder(), |request, respond| {
+                    let told = told.clone();
+                    async move {
+                        let (mut receive, _send) = fake::accept(request, respond);
+                        let end = receive.data().await;
+                        let reason = end.and_then(Result::err).and_then(|error| error.reason());
+                        told.send(reason).await.unwrap();
+                    }
+                })
+                .await;
+            }
+        })
+        .await;
+        let running = Running::new(vec![proxy.server("one")]);
+        drop(running.upstream.open_tcp(&target()).await.unwrap());
+        assert_eq!(seen.recv().await.unwrap(), Some(Reason::CANCEL));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn goaway_drains() {
+    limited(async {
+        let proxy = Proxy::new(&Identity::new(&["h2"]), |stream, number| async move {
+            let mut connection = builder().handshake(stream).await.unwrap();
+            let mut requests = JoinSet::new();
+            while let Some(Ok((request, respond))) = connection.accept().await {
+                requests.spawn(fake::echo(request, respond));
+                if number == 0 {
+                    connection.graceful_shutdown();
+                }
+            }
+            requests.join_all().await;
+        })
+        .await;
+        let running = Running::new(vec![proxy.server("one")]);
+        let mut old = running.upstream.open_tcp(&target()).await.unwrap();
+        old.write_all(b"before").await.unwrap();
+        old.read_exact(&mut [0; 6]).await.unwrap();
+        // Flows that come now, whatever the client knows yet, work; they take a new connection.
+        while proxy.accepted.load(Ordering::Acquire) < 2 {
+            let mut tunnel = running.upstream.open_tcp(&target()).await.unwrap();
+            tunnel.write_all(b"new").await.unwrap();
+            tunnel.read_exact(&mut [0; 3]).await.unwrap();
+        }
+        old.write_all(b"after").await.unwrap();
+        old.shutdown().await.unwrap();
+        let mut rest = String::new();
+        old.read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest, "after");
+        let state = running.upstream.state().borrow().clone();
+        assert!(matches!(state, State::Connected { .. }), "{state:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn opens_connections_as_streams_run_out() {
+    limited(async {
+        let proxy = Proxy::new(&Identity::new(&["h2"]), |stream, _| async {
+            let mut builder = builder();
+            builder.max_concurrent_streams(10);
+            fake::http2(stream, &builder, fake::echo).await;
+        })
+        .await;
+        let running = Running::new(vec![proxy.server("one")]);
+        let mut flows = JoinSet::new();
+        for _ in 0..100 {
+            let upstream = running.upstream.clone();
+            flows.spawn(async move { upstream.open_tcp(&target()).await.unwrap() });
+        }
+        let tunnels = flows.join_all().await;
+        let accepted = proxy.accepted.load(Ordering::Acquire);
+        assert!((10..=14).contains(&accepted), "{accepted}");
+        drop(tunnels);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_takes_nothing_stalls_the_writer_only() {
+    limited(async {
+        let go = Arc::new(Notify::new());
+        let release = go.clone();
+        let proxy = Proxy::new(&Identity::new(&["h2"]), move |stream, _| {
+            let release = release.clone();
+            async move {
+                fake::http2(stream, &builder(), |request, respond| {
+                    let release = release.clone();
+                    async move {
+                        let name = request.uri().authority().unwrap().as_str() == "origin.test:443";
+                        if name {
+                            release.notified().await;
+                        }
+                        fake::echo(request, respond).await;
+                    }
+                })
+                .await;
+            }
+        })
+        .await;
+        let running = Running::new(vec![proxy.server("one")]);
+        let slow = running.upstream.clone();
+        let stalled = async move { slow.open_tcp(&target()).await };
+        let mut other = target();
+        other.port = 80;
+        let mut quick = running.upstream.open_tcp(&other).await.unwrap();
+        let refused = stalled.await.unwrap_err();
+        assert!(matches!(refused, OpenError::Timeout { .. }), "{refused:?}");
+        quick.write_all(b"still here").await.unwrap();
+        quick.read_exact(&mut [0; 10]).await.unwrap();
+        go.notify_waiters();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn windows_bound_what_is_held() {
+    limited(async {
+        let go = Arc::new(Notify::new());
+        let release = go.clone();
+        let (told, mut sent) = mpsc::channel(100);
+        let proxy = Proxy::new(&Identity::new(&["h2"]), move |stream, _| {
+            let (release, told) = (release.clone(), told.clone());
+            async move {
+                fake::http2(stream, &builder(), |request, respond| {
+                    let (release, told) = (release.clone(), told.clone());
+                    async move {
+                        let (mut receive, mut send) = fake::accept(request, respond);
+                        // Sends until the client's window is full.
+                        let chunk = Bytes::from(vec![1; 1 << 20]);
+                        let until_full = async {
+                            for _ in 0..20 {
+                                fake::write(&mut send, chunk.clone()).await;
+                                told.send(chunk.len()).await.unwrap();
+                            }
+                        };
+                        tokio::select! {
+                            () = until_full => panic!("the client took all without reading"),
+                            () = release.notified() => {}
+                        }
+                        send.send_data(Bytes::new(), true).unwrap();
+                        let mut total = 0;
+                        while let Some(data) = receive.data().await {
+                            let data = data.unwrap();
+                            total += data.len();
+                            receive.flow_control().release_capacity(data.len()).unwrap();
+                        }
+                        told.send(total).await.unwrap();
+                    }
+                })
+                .await;
+            }
+        })
+        .await;
+        let running = Running::new(vec![proxy.server("one")]);
+        let mut tunnel = running.upstream.open_tcp(&target()).await.unwrap();
+        for _ in 0..4 {
+            assert_eq!(sent.recv().await.unwrap(), 1 << 20);
+        }
+        // The server has not read: a megabyte of window, and a part of the next write, is taken.
+        let data = vec![2; 4 << 20];
+        let (mut read, mut write) = tokio::io::split(&mut tunnel);
+        let mut written = 0;
+        let full = async {
+            loop {
+                written += write.write(&data[written..]).await.unwrap();
+            }
+        };
+        let pause = std::time::Duration::from_millis(300);
+        assert!(tokio::time::timeout(pause, full).await.is_err());
+        assert_eq!(written, 1 << 20);
+        go.notify_waiters();
+        write.write_all(&data[written..]).await.unwrap();
+        write.shutdown().await.unwrap();
+        let mut received = Vec::new();
+        read.read_to_end(&mut received).await.unwrap();
+        assert!(received.len() >= 4 << 20 && received.len() <= 5 << 20);
+        assert_eq!(sent.recv().await.unwrap(), 4 << 20);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn asks_the_server_itself() {
+    limited(async {
+        let proxy = Proxy::new(&Identity::new(&["h2"]), |stream, _| async {
+            fake::http2(stream, &builder(), |request, respond| async {
+                assert_eq!(request.uri().path(), "/dns-query");
+                assert_eq!(request.headers()["content-type"], "application/dns-message");
+                fake::echo(request, respond).await;
+            })
+            .await;
+        })
+        .await;
+        let running = Running::new(vec![proxy.server("one")]);
+        let query = Bytes::from_static(b"question");
+        assert_eq!(
+            running.upstream.resolve(query.clone()).await.unwrap(),
+            query
+        );
+    })
+    .await;
+}
