@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::demo::enter::Enter;
+
 /// Takes chosen apps off the direct road.
 #[derive(Debug, Parser)]
 #[command(name = "offramp", version, max_term_width = 100)]
@@ -55,8 +57,11 @@ pub(crate) enum Command {
     DemoOrigin {
         /// Address and port to listen at
         #[arg(long)]
-        listen: Vec<std::net::SocketAddr>,
+        listen: std::net::SocketAddr,
     },
+    /// Enter a namespace, become a user, and execute a command
+    #[command(hide = true, name = "demo-enter")]
+    DemoEnter(Enter),
 }
 
 #[derive(Debug, Args)]

@@ -68,6 +68,8 @@ impl fmt::Display for Failure {
     }
 }
 
+impl std::error::Error for Failure {}
+
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let message = chain(&error);

@@ -1,6 +1,7 @@
 //! `offramp`: what people type.
 
 mod arguments;
+mod demo;
 mod doctor;
 mod failure;
 mod flows;
@@ -56,6 +57,8 @@ fn perform(arguments: Arguments) -> Result<(), Failure> {
             Failure::new(USAGE, "`offramp uninstall` is not supported yet")
                 .hint("stop the daemon: a clean stop removes all that it has added"),
         ),
+        Command::DemoEnter(enter) => Err(demo::enter::run(enter)),
+        Command::DemoOrigin { listen } => demo::origin::serve(listen),
         command => in_runtime(command, &Client::new(socket)),
     }
 }
@@ -73,12 +76,13 @@ fn in_runtime(command: Command, client: &Client) -> Result<(), Failure> {
             Command::Profile(profile) => profile::run(client, profile).await,
             Command::Off(switch) => switch::run(client, switch, false).await,
             Command::On(switch) => switch::run(client, switch, true).await,
-            Command::Demo(_) | Command::DemoOrigin { .. } => {
-                Err(Failure::new(USAGE, "not supported yet"))
-            }
-            Command::Run(_) | Command::Explain(_) | Command::Leaktest(_) | Command::Uninstall => {
-                unreachable!("done without a runtime")
-            }
+            Command::Demo(demo) => demo::run(demo.command).await,
+            Command::Run(_)
+            | Command::Explain(_)
+            | Command::Leaktest(_)
+            | Command::Uninstall
+            | Command::DemoEnter(_)
+            | Command::DemoOrigin { .. } => unreachable!("done without a runtime"),
         }
     })
 }
