@@ -187,3 +187,149 @@ fn get_varint(bytes: &[u8]) -> Option<(u64, usize)> {
     });
     Some((value, size))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Every payload that comes out when the stream arrives in these pieces.
+    fn decode(stream: &[u8], cuts: &[usize]) -> Result<Vec<Bytes>, CapsuleError> {
+        let mut decoder = Decoder::new();
+        let mut payloads = Vec::new();
+        let mut rest = Bytes::copy_from_slice(stream);
+        let mut cuts = cuts.iter().cycle();
+        while !rest.is_empty() {
+            let size = cuts.next().map_or(rest.len(), |cut| (*cut).min(rest.len()));
+            decoder.push(rest.split_to(size));
+            while let Some(payload) = decoder.next()? {
+                payloads.push(payload);
+            }
+        }
+        Ok(payloads)
+    }
+
+    #[derive(Clone, Debug)]
+    enum Piece {
+        Datagram(Vec<u8>),
+        OtherContext(Vec<u8>),
+        Unknown(u64, Vec<u8>),
+    }
+
+    fn pieces() -> impl Strategy<Value = Vec<Piece>> {
+        let bytes = || prop::collection::vec(any::<u8>(), 0..3000);
+        prop::collection::vec(
+            prop_oneof![
+                bytes().prop_map(Piece::Datagram),
+                bytes().prop_map(Piece::OtherContext),
+                (1_u64..1 << 62, bytes()).prop_map(|(kind, bytes)| Piece::Unknown(kind, bytes)),
+            ],
+            0..8,
+        )
+    }
+
+    /// The integer in 1, 2, 4 or 8 bytes: the shortest that fits or one that is longer.
+    fn put_long_varint(value: u64, longer: u32, out: &mut BytesMut) {
+        let shortest = [6, 14, 30, 62]
+            .iter()
+            .filter(|bits| value >> **bits != 0)
+            .count() as u32;
+        let log = (shortest + longer).min(3);
+        let size = 1 << log;
+        let bytes = value.to_be_bytes();
+        let at = out.len();
+        out.put_slice(&bytes[8 - size..]);
+        out[at] |= (log as u8) << 6;
+    }
+
+    proptest! {
+        #[test]
+        fn every_split_gives_the_same_payloads(
+            pieces in pieces(),
+            cuts in prop::collection::vec(1_usize..500, 1..6),
+            longer in 0_u32..4,
+        ) {
+            let mut stream = BytesMut::new();
+            let mut expected = Vec::new();
+            for piece in &pieces {
+                match piece {
+                    Piece::Datagram(bytes) => {
+                        expected.push(Bytes::copy_from_slice(bytes));
+                        if longer == 0 {
+                            encode_datagram(bytes, &mut stream);
+                            continue;
+                        }
+                        let mut context = BytesMut::new();
+                        put_long_varint(0, longer, &mut context);
+                        put_long_varint(DATAGRAM, longer, &mut stream);
+                        put_long_varint((context.len() + bytes.len()) as u64, longer, &mut stream);
+                        stream.put_slice(&context);
+                        stream.put_slice(bytes);
+                    }
+                    Piece::OtherContext(bytes) => {
+                        put_varint(DATAGRAM, &mut stream);
+                        put_varint(bytes.len() as u64 + 1, &mut stream);
+                        stream.put_u8(2);
+                        stream.put_slice(bytes);
+                    }
+                    Piece::Unknown(kind, bytes) => {
+                        put_long_varint(*kind, longer, &mut stream);
+                        put_long_varint(bytes.len() as u64, longer, &mut stream);
+                        stream.put_slice(bytes);
+                    }
+                }
+            }
+            prop_assert_eq!(decode(&stream, &cuts).unwrap(), expected);
+        }
+
+        #[test]
+        fn no_bytes_make_the_decoder_panic(
+            stream in prop::collection::vec(any::<u8>(), 0..200),
+            cuts in prop::collection::vec(1_usize..20, 1..4),
+        ) {
+            let whole = decode(&stream, &[]);
+            prop_assert_eq!(decode(&stream, &cuts), whole);
+        }
+    }
+
+    #[test]
+    fn a_datagram_has_this_form() {
+        let mut out = BytesMut::new();
+        encode_datagram(b"abc", &mut out);
+        assert_eq!(&out[..], b"\x00\x04\x00abc");
+    }
+
+    #[test]
+    fn the_largest_datagram_passes_and_a_larger_one_does_not() {
+        let mut out = BytesMut::new();
+        encode_datagram(&[7; 65_535], &mut out);
+        assert_eq!(
+            decode(&out, &[1000]).unwrap(),
+            [Bytes::from(vec![7; 65_535])]
+        );
+        let mut out = BytesMut::new();
+        encode_datagram(&[7; 65_543], &mut out);
+        assert_eq!(decode(&out, &[1000]), Err(CapsuleError::TooLong(65_544)));
+        assert_eq!(decode(&[0, 0], &[1]), Err(CapsuleError::NoContextId));
+    }
+
+    #[test]
+    fn a_huge_unknown_capsule_is_skipped_without_being_kept() {
+        let mut decoder = Decoder::new();
+        let mut head = BytesMut::new();
+        put_varint(0x29, &mut head);
+        put_varint(1 << 30, &mut head);
+        decoder.push(head.freeze());
+        let piece = Bytes::from(vec![0; 1 << 20]);
+        for _ in 0..1 << 10 {
+            decoder.push(piece.clone());
+            assert_eq!(decoder.next(), Ok(None));
+            assert_eq!((decoder.buffered, decoder.pieces.len()), (0, 0));
+        }
+        let mut out = BytesMut::new();
+        encode_datagram(b"after", &mut out);
+        decoder.push(out.freeze());
+        assert_eq!(decoder.next(), Ok(Some(Bytes::from_static(b"after"))));
+    }
+}

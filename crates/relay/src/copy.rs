@@ -177,6 +177,8 @@ impl Flow {
         };
         if half_closed && !self.half_closed {
             self.half_closed = true;
+            // The end of a half is a sign of life too.
+            self.moved = Instant::now();
             clock.as_mut().reset(self.moved + limit);
         }
         // The clock is not set anew on every byte: when it strikes, it is asked how long ago the

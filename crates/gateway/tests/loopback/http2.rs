@@ -137,7 +137,7 @@ async fn resets_pass_both_ways() {
 
 #[tokio::test]
 async fn a_lost_connection_resets_all_its_targets() {
-    let mut lab = Lab::new().await;
+    let lab = Lab::new().await;
     let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = target.local_addr().unwrap();
     let stream = lab.tls("h2").await;

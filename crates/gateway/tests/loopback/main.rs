@@ -1,5 +1,7 @@
 //! The gateway over loopback, with real TLS and real clients.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
+
 mod curl;
 mod http1;
 mod http2;
