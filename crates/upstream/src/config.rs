@@ -219,3 +219,68 @@ fn authorization(server: &Server) -> Result<Option<HeaderValue>, ConfigError> {
     value.set_sensitive(true);
     Ok(Some(value))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server() -> Server {
+        let authority = rcgen::generate_simple_self_signed(Vec::new()).unwrap();
+        Server {
+            name: "one".into(),
+            host: Host::Name(DomainName::parse("proxy.test").unwrap()),
+            port: 8443,
+            server_name: None,
+            trust: Trust::Anchors(authority.cert.pem().into_bytes()),
+            authorization: None,
+        }
+    }
+
+    fn check(change: impl FnOnce(&mut Server), expected: &str) {
+        let mut server = server();
+        change(&mut server);
+        let said = match Endpoint::new(&server, Timeouts::default()) {
+            Ok(endpoint) => endpoint.authority,
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn tells_what_cannot_be_used() {
+        let password = |user: &str, password: &str| Authorization::Password {
+            user: user.into(),
+            password: Secret::new(password),
+        };
+        let secret = "server one: the user name or the secret has a character that cannot be sent";
+        check(|_| {}, "proxy.test:8443");
+        check(|server| server.port = 443, "proxy.test");
+        check(
+            |server| server.host = Host::Address("2001:db8::1".parse().unwrap()),
+            "[2001:db8::1]:8443",
+        );
+        check(
+            |server| server.trust = Trust::Anchors(b"nothing".to_vec()),
+            "server one: the trusted certificates cannot be read: there is no PEM certificate",
+        );
+        check(|s| s.authorization = Some(password("a:b", "c")), secret);
+        check(
+            |s| s.authorization = Some(password("a", "c\r\nX: y")),
+            secret,
+        );
+        check(
+            |s| s.authorization = Some(Authorization::Bearer(Secret::new("two words"))),
+            secret,
+        );
+        check(
+            |s| s.authorization = Some(password("ä", "ö")),
+            "proxy.test:8443",
+        );
+    }
+
+    #[test]
+    fn never_prints_a_secret() {
+        let authorization = Authorization::Bearer(Secret::new("token"));
+        assert_eq!(format!("{authorization:?}"), "Bearer(***)");
+    }
+}

@@ -11,7 +11,7 @@ use h2::client::SendRequest;
 use h2::{Ping, PingPong};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Endpoint;
@@ -31,12 +31,15 @@ const FRAME_BUDGET: usize = 128 << 20;
 
 /// Between two pings while streams are open.
 const PING_BUSY: Duration = Duration::from_secs(10);
-/// Between two pings while none is.
+/// Between two pings while none is; so a connection that is used again after a rest has answered
+/// within this time.
 const PING_IDLE: Duration = Duration::from_secs(30);
 /// Without an answer, or any byte, for so long a connection is dead.
 const PONG: Duration = Duration::from_secs(20);
 /// The same after the network has changed.
-const PONG_SUSPECT: Duration = Duration::from_secs(3);
+const PONG_HURRY: Duration = Duration::from_secs(3);
+/// Without an answer for so long no new stream is opened on it until one comes.
+const DOUBT: Duration = Duration::from_secs(2);
 
 /// An HTTP/2 connection, as the pool sees it.
 pub(crate) struct Connection {
@@ -50,8 +53,10 @@ pub(crate) struct Vitals {
     pub(crate) live: AtomicUsize,
     /// Takes no new streams: GOAWAY came, or it is dead.
     pub(crate) draining: AtomicBool,
-    /// The network has changed and no answer has come since.
+    /// A ping has not been answered yet and should have been: takes no new streams until then.
     pub(crate) suspect: AtomicBool,
+    /// The network has changed: little patience.
+    pub(crate) hurry: AtomicBool,
     /// Asks for a ping now.
     pub(crate) ping: Notify,
     /// Lets the connection close once its streams have ended.
@@ -118,6 +123,7 @@ pub(crate) async fn establish(
         live: AtomicUsize::new(0),
         draining: AtomicBool::new(false),
         suspect: AtomicBool::new(false),
+        hurry: AtomicBool::new(false),
         ping: Notify::new(),
         retire: CancellationToken::new(),
         board,
@@ -194,6 +200,7 @@ impl Driver {
     }
 }
 
+/// Pings at intervals and when asked to; ends when an answer does not come, and says so.
 async fn liveness(mut pings: PingPong, vitals: &Vitals, received: &AtomicU64) -> String {
     loop {
         let pause = match vitals.live.load(Ordering::Acquire) {
@@ -204,26 +211,51 @@ async fn liveness(mut pings: PingPong, vitals: &Vitals, received: &AtomicU64) ->
             () = tokio::time::sleep(pause) => {}
             () = vitals.ping.notified() => {}
         }
-        let mut pong = pin!(pings.ping(Ping::opaque()));
-        loop {
-            let seen = received.load(Ordering::Acquire);
-            let limit = match vitals.suspect.load(Ordering::Acquire) {
-                true => PONG_SUSPECT,
-                false => PONG,
-            };
-            tokio::select! {
-                answer = &mut pong => match answer {
-                    Ok(_) => break,
-                    Err(error) => return error.to_string(),
-                },
-                () = vitals.ping.notified() => {}
-                // The answer may wait behind data: bytes of any kind are a sign of life.
-                () = tokio::time::sleep(limit) => if received.load(Ordering::Acquire) == seen {
-                    return format!("no answer for {} s", limit.as_secs());
-                },
+        let pong = pin!(pings.ping(Ping::opaque()));
+        if let Err(why) = answered(pong, vitals, received).await {
+            return why;
+        }
+        vitals.hurry.store(false, Ordering::Release);
+        if vitals.suspect.swap(false, Ordering::AcqRel) {
+            vitals.board.wake();
+        }
+    }
+}
+
+async fn answered(
+    mut pong: Pin<&mut impl Future<Output = Result<h2::Pong, h2::Error>>>,
+    vitals: &Vitals,
+    received: &AtomicU64,
+) -> Result<(), String> {
+    let mut seen = received.load(Ordering::Acquire);
+    let mut since = Instant::now();
+    loop {
+        let limit = match vitals.hurry.load(Ordering::Acquire) {
+            true => PONG_HURRY,
+            false => PONG,
+        };
+        let next = match vitals.suspect.load(Ordering::Acquire) {
+            true => limit,
+            false => DOUBT,
+        };
+        tokio::select! {
+            answer = &mut pong => {
+                return answer.map(|_| ()).map_err(|error| error.to_string());
+            }
+            () = vitals.ping.notified() => since = Instant::now(),
+            () = sleep_until(since + next) => {
+                let now = received.load(Ordering::Acquire);
+                if now != seen {
+                    // The answer may wait behind data: bytes of any kind are a sign of life.
+                    seen = now;
+                    since = Instant::now();
+                } else if since.elapsed() >= limit {
+                    return Err(format!("no answer for {} s", limit.as_secs()));
+                } else if !vitals.suspect.swap(true, Ordering::AcqRel) {
+                    vitals.board.wake();
+                }
             }
         }
-        vitals.suspect.store(false, Ordering::Release);
     }
 }
 

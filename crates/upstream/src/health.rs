@@ -136,3 +136,80 @@ impl Judge {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Endpoint, Server, Timeouts, Trust};
+
+    fn slots(board: &Arc<Board>) -> Vec<Arc<Slot>> {
+        let authority = rcgen::generate_simple_self_signed(Vec::new()).unwrap();
+        let slot = |rank| {
+            let server = Server {
+                name: format!("s{rank}"),
+                host: offramp_rules::Host::Address([127, 0, 0, 1].into()),
+                port: 443,
+                server_name: None,
+                trust: Trust::Anchors(authority.cert.pem().into_bytes()),
+                authorization: None,
+            };
+            let endpoint = Endpoint::new(&server, Timeouts::default()).unwrap();
+            Arc::new(Slot::new(endpoint, rank, board.clone()))
+        };
+        (0..2).map(slot).collect()
+    }
+
+    fn waiting(server: &str) -> ConnectError {
+        ConnectError::Waiting {
+            server: server.to_owned(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn from_connecting_to_disconnected() {
+        let board = Arc::new(Board::new(2));
+        let slots = slots(&board);
+        let mut judge = Judge::new();
+        let mut state = State::Connecting;
+        let mut step = |state: &mut State| {
+            *state = judge.judge(state, &board.watch().borrow(), &slots);
+            judge.deadline().map(|until| until - Instant::now())
+        };
+        assert_eq!(step(&mut state), None);
+        assert_eq!(state, State::Connecting);
+
+        board.attempted(0, Condition::Down(waiting("s0").into()));
+        step(&mut state);
+        assert_eq!(state, State::Connecting, "the second has not been tried");
+        let protocol = "h2";
+        board.attempted(1, Condition::Up { protocol });
+        step(&mut state);
+        assert!(matches!(&state, State::Connected { server, .. } if server == "s1"));
+
+        board.lost(1, waiting("s1"));
+        assert_eq!(step(&mut state), Some(REASSERT));
+        assert!(matches!(state, State::Reasserting { .. }));
+        tokio::time::advance(REASSERT / 2).await;
+        assert_eq!(step(&mut state), Some(REASSERT / 2));
+        assert!(matches!(state, State::Reasserting { .. }));
+        tokio::time::advance(REASSERT / 2).await;
+        assert_eq!(step(&mut state), None);
+        let reason = "no connection to s0 came up in time".to_owned();
+        assert_eq!(state, State::Disconnected { reason });
+
+        board.attempted(0, Condition::Up { protocol });
+        step(&mut state);
+        assert!(matches!(&state, State::Connected { server, .. } if server == "s0"));
+    }
+
+    #[tokio::test]
+    async fn disconnected_once_all_have_failed() {
+        let board = Arc::new(Board::new(2));
+        let slots = slots(&board);
+        for rank in 0..2 {
+            board.attempted(rank, Condition::Down(waiting("s").into()));
+        }
+        let state = Judge::new().judge(&State::Connecting, &board.watch().borrow(), &slots);
+        assert!(matches!(state, State::Disconnected { .. }));
+    }
+}

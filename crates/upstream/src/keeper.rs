@@ -41,6 +41,8 @@ pub(crate) struct Keeper {
     earliest: Instant,
     last_end: Instant,
     demanded: bool,
+    /// The last attempt did.
+    failed: bool,
 }
 
 impl Keeper {
@@ -54,6 +56,7 @@ impl Keeper {
             earliest: now,
             last_end: now - GOOD,
             demanded: false,
+            failed: false,
         }
     }
 
@@ -66,7 +69,9 @@ impl Keeper {
             let due = self.due(wanted);
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(_) = self.drivers.join_next() => {}
+                Some(ended) = self.drivers.join_next() => if let Err(error) = ended {
+                    tracing::error!(server = %self.slot.endpoint.name, %error, "connection task failed");
+                },
                 changed = board.changed() => if changed.is_err() { break },
                 () = self.slot.demand.notified() => self.demanded = true,
                 ended = poll_fn(|cx| self.slot.poll_spare(cx)), if self.slot.has_spare() => {
@@ -105,7 +110,7 @@ impl Keeper {
         let ready = streams || self.slot.has_spare();
         self.demanded &= !ready || self.slot.crowded();
         if self.demanded {
-            return Some(match streams {
+            return Some(match streams && !self.failed {
                 true => Instant::now(),
                 false => self.earliest.min(self.last_end + BACKOFF[0]),
             });
@@ -133,6 +138,7 @@ impl Keeper {
         }
         let outcome = self.connect().await;
         self.last_end = Instant::now();
+        self.failed = outcome.is_err();
         match outcome {
             Ok(protocol) => {
                 let slot = &self.slot;

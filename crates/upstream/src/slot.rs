@@ -70,17 +70,17 @@ impl Slot {
     /// The least loaded connection; asks for another one while there is still room on this one.
     fn lease(&self) -> Option<Lease> {
         let connections = lock(&self.connections);
+        if connections.iter().all(suspect) {
+            self.demand.notify_one();
+        }
         let (connection, live, most) = connections
             .iter()
-            .filter(|connection| usable(connection))
+            .filter(|connection| usable(connection) && !suspect(connection))
             .map(|connection| {
                 let live = connection.vitals.live.load(Ordering::Acquire);
                 (connection, live, connection.send.current_max_send_streams())
             })
-            .min_by_key(|(connection, live, most)| {
-                let suspect = connection.vitals.suspect.load(Ordering::Acquire);
-                (live >= most, suspect, *live)
-            })?;
+            .min_by_key(|(_, live, most)| (live >= most, *live))?;
         if (live + 1).saturating_mul(5) >= most.saturating_mul(4) && connections.len() < CONNECTIONS
         {
             self.demand.notify_one();
@@ -120,7 +120,7 @@ impl Slot {
             && connections.iter().all(|connection| {
                 let live = connection.vitals.live.load(Ordering::Acquire);
                 let most = connection.send.current_max_send_streams();
-                connection.vitals.suspect.load(Ordering::Acquire)
+                suspect(connection)
                     || live.saturating_add(1).saturating_mul(5) >= most.saturating_mul(4)
             })
     }
@@ -154,6 +154,7 @@ impl Slot {
     pub(crate) fn probe(&self) {
         for connection in lock(&self.connections).iter() {
             connection.vitals.suspect.store(true, Ordering::Release);
+            connection.vitals.hurry.store(true, Ordering::Release);
             connection.vitals.ping.notify_one();
         }
         lock(&self.spare).take();
@@ -215,6 +216,10 @@ pub(crate) const HTTP2: &str = "h2";
 
 fn usable(connection: &Connection) -> bool {
     !connection.vitals.draining.load(Ordering::Acquire)
+}
+
+fn suspect(connection: &Connection) -> bool {
+    connection.vitals.suspect.load(Ordering::Acquire)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
