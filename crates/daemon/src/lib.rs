@@ -1,1 +1,78 @@
-//! TODO
+//! Wires the parts of offramp: profiles, capture, look-ups, upstreams, relay, control.
+//!
+//! A flow's way is a straight line: `intercept` hands it out, `shared` asks `rules` what is to
+//! happen, `upstream` opens, `relay` copies, `flows` writes one line. Start with [`run`].
+
+mod active;
+mod api;
+mod control;
+mod doctor;
+mod ephemeral;
+mod flows;
+mod keeper;
+mod lookup;
+mod policy;
+mod shared;
+mod start;
+mod state;
+mod tcp;
+mod udp;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use start::{run, uninstall};
+
+/// How long flows may go on after the daemon was told to stop.
+pub const DRAIN: Duration = Duration::from_secs(5);
+/// How old the heartbeat may be before the kernel programs refuse managed apps.
+pub const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Where the daemon reads and writes.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `policies/` and `credentials/`; only read.
+    pub config: PathBuf,
+    /// What is to survive a reboot.
+    pub state: PathBuf,
+    /// What is to survive a restart: the control socket, the private namespace.
+    pub runtime: PathBuf,
+    /// Tells the pins of several instances apart.
+    pub instance: String,
+}
+
+impl Config {
+    /// Where clients connect.
+    pub fn socket(&self) -> PathBuf {
+        self.runtime.join("control.sock")
+    }
+
+    pub(crate) fn ephemeral(&self) -> PathBuf {
+        self.runtime.join("runs")
+    }
+
+    pub(crate) fn capture(&self) -> offramp_intercept::Config {
+        offramp_intercept::Config {
+            bpffs: PathBuf::from("/sys/fs/bpf"),
+            runtime: self.runtime.clone(),
+            instance: self.instance.clone(),
+            patience: PATIENCE,
+        }
+    }
+}
+
+/// An error with all its sources, for one line of a log.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next = error.to_string();
+        // Transparent layers repeat what they wrap.
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        source = error.source();
+    }
+    text
+}

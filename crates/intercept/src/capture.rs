@@ -19,7 +19,7 @@ use crate::class::{Class, ClassId, RETURN_CLASS};
 use crate::events::{Event, Events};
 use crate::maps::{Counter, Identity, MapError, Maps};
 use crate::namespace::Namespace;
-use crate::network::{ClassRoutes, Network, NetworkError, Survey};
+use crate::network::{Changes, ClassRoutes, Network, NetworkError, Survey};
 use crate::programs::{self, LoadError, Loader, Places, skeleton::types};
 use crate::requirements::{Requirement, cgroup_root, kernel_version, requirements};
 use crate::sockets::Sockets;
@@ -80,6 +80,7 @@ pub struct Capture {
     classes: Mutex<BTreeMap<ClassId, Class>>,
     survey: Mutex<Survey>,
     events: Mutex<Events>,
+    changes: Mutex<Changes>,
     pins: PathBuf,
     _instance: UnixListener,
 }
@@ -98,7 +99,8 @@ impl Capture {
         let failed = |source| StartError::Namespace { path: path.clone(), source };
         fs::create_dir_all(&config.runtime).map_err(failed)?;
         let namespace = Arc::new(Namespace::open_or_create(&path).map_err(failed)?);
-        let network = Network::start(&namespace).await?;
+        let mut network = Network::start(&namespace).await?;
+        let changes = network.watch()?;
         let ipv6 = std::path::Path::new("/proc/net/if_inet6").exists();
         let (sockets, descriptors) =
             Sockets::open(&namespace, ipv6).map_err(StartError::Sockets)?;
@@ -111,6 +113,7 @@ impl Capture {
             classes: Mutex::new(BTreeMap::new()),
             survey: Mutex::new(Survey::default()),
             events: Mutex::new(events),
+            changes: Mutex::new(changes),
             pins,
             _instance: instance,
         };
@@ -138,18 +141,10 @@ impl Capture {
     /// Defines or changes a class.
     pub async fn set_class(&self, id: ClassId, class: Class) -> Result<(), StartError> {
         let mut classes = self.classes.lock().await;
-        let survey = self.survey.lock().await;
-        self.apply(id, &class, &survey).await?;
-        classes.insert(id, class);
-        Ok(())
-    }
-
-    /// Says whether flows of a class may begin and whether UDP is carried.
-    pub async fn publish(&self, id: ClassId, open: bool, udp: bool) -> Result<(), MapError> {
-        if let Some(class) = self.classes.lock().await.get_mut(&id) {
-            class.open = open;
-            class.udp = udp;
-            self.maps.set_class(id, id.mark(), class)?;
+        let before = classes.get(&id);
+        if before != Some(&class) {
+            self.apply(id, before, &class).await?;
+            classes.insert(id, class);
         }
         Ok(())
     }
@@ -247,6 +242,11 @@ impl Capture {
         self.maps.counter(counter)
     }
 
+    /// Waits until addresses, routes or devices of the host are others. Ours are among them.
+    pub async fn network_changed(&self) {
+        self.changes.lock().await.next().await;
+    }
+
     /// The host's network as of the last [`Capture::refresh`].
     pub async fn survey(&self) -> Survey {
         self.survey.lock().await.clone()
@@ -256,7 +256,6 @@ impl Capture {
     /// whether anything did.
     pub async fn refresh(&self) -> Result<bool, StartError> {
         let fresh = self.network.lock().await.survey().await?;
-        let classes = self.classes.lock().await;
         let mut survey = self.survey.lock().await;
         let changed = *survey != fresh;
         self.maps.set_own(&stand_ins(&fresh.own, &self.maps.own()))?;
@@ -264,10 +263,21 @@ impl Capture {
         settings.ipv6 = fresh.ipv6.into();
         self.maps.set_settings(&settings)?;
         *survey = fresh;
-        for (id, class) in classes.iter().filter(|(_, class)| class.local_networks) {
-            self.apply(*id, class, &survey).await?;
-        }
         Ok(changed)
+    }
+
+    /// Removes what an earlier run left on the machine, without a daemon. Apps that are still labelled go direct
+    /// from here on.
+    pub async fn uninstall(config: &Config) -> Result<(), StartError> {
+        let _instance = claim()?;
+        let path = config.runtime.join("netns");
+        let failed = |source| StartError::Namespace { path: path.clone(), source };
+        programs::unpin(&pins(config)).map_err(failed)?;
+        Network::uninstall().await?;
+        if Namespace::exists(&path) {
+            Namespace::open_or_create(&path).map_err(failed)?.remove().map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// Removes everything that was added to the machine. Apps that are still labelled go direct
@@ -279,40 +289,32 @@ impl Capture {
         self.namespace.remove().map_err(failed)
     }
 
-    async fn apply(&self, id: ClassId, class: &Class, survey: &Survey) -> Result<(), StartError> {
-        let mut wanted: BTreeSet<Prefix> = class.direct.iter().copied().collect();
-        if class.local_networks {
-            wanted.extend(&survey.local);
-        }
-        let known: BTreeSet<Prefix> = match self.classes_known(id) {
-            true => self.maps.approved(id).into_iter().collect(),
-            false => BTreeSet::new(),
+    async fn apply(&self, id: ClassId, before: Option<&Class>, class: &Class) -> Result<(), StartError> {
+        let wanted: BTreeSet<Prefix> = class.direct.iter().copied().collect();
+        // Of a class that an earlier run left, everything that is not wanted goes.
+        let known: BTreeSet<Prefix> = match before {
+            Some(before) => before.direct.iter().copied().collect(),
+            None => self.maps.approved(id).into_iter().collect(),
         };
-        for target in &wanted {
+        for target in wanted.difference(&known) {
             self.maps.approve(id, *target)?;
         }
         let network = self.network.lock().await;
-        let tables = network.tables();
-        for target in known.difference(&wanted).filter(|target| !is_host(target)) {
-            tables.unthrow(id, *target).await?;
+        for target in known.difference(&wanted) {
+            network.tables().unthrow(id, *target).await?;
             self.maps.disapprove(id, *target)?;
         }
-        tables.add_class(id, &ClassRoutes { throws: wanted.into_iter().collect() }).await?;
+        let throws = match before {
+            Some(_) => wanted.difference(&known).copied().collect(),
+            None => wanted.into_iter().collect(),
+        };
+        network.tables().add_class(id, &ClassRoutes { throws }).await?;
         Ok(self.maps.set_class(id, id.mark(), class)?)
-    }
-
-    fn classes_known(&self, id: ClassId) -> bool {
-        self.maps.classes().is_ok_and(|known| known.iter().any(|(known, _)| *known == id))
     }
 }
 
 /// The stand-in of ::1, as the kernel programs have it.
 const STAND_IN_LOOPBACK: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0x53, 0, 0, 0, 1);
-
-/// Single addresses come and go with the answers of excluded names.
-fn is_host(target: &Prefix) -> bool {
-    target.length() == if target.address().is_ipv4() { 32 } else { 128 }
-}
 
 /// Gives every own address a stand-in; those that have one keep it.
 fn stand_ins(own: &BTreeSet<IpAddr>, known: &[(IpAddr, IpAddr)]) -> Vec<(IpAddr, IpAddr)> {
@@ -352,13 +354,17 @@ fn claim() -> Result<UnixListener, StartError> {
     UnixListener::bind_addr(&address).map_err(|_| StartError::Busy)
 }
 
+fn pins(config: &Config) -> PathBuf {
+    config.bpffs.join("offramp").join(&config.instance)
+}
+
 fn load(
     config: &Config,
     network: &Network,
     namespace: &Namespace,
     sockets: [RawFd; 4],
 ) -> Result<(Maps, PathBuf), StartError> {
-    let pins = config.bpffs.join("offramp").join(&config.instance);
+    let pins = pins(config);
     let connect_unix = kernel_version().is_some_and(|version| version >= (6, 7));
     let cgroup = cgroup_root().expect("the requirements were checked");
     let failed = |source| StartError::Namespace { path: cgroup.clone(), source };

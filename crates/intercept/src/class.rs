@@ -40,13 +40,13 @@ impl fmt::Display for ClassId {
 /// What the kernel needs to know of a class.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Class {
-    /// The profile, so that a daemon that starts anew knows what the class was. At most 63 octets
+    /// The profile, so that a daemon that starts anew knows what the class was. At most 64 octets
     /// are kept.
     pub profile: String,
     /// Targets that are reached directly.
     pub direct: Vec<offramp_rules::Prefix>,
-    /// Whether the networks on the link are among those, with multicast and broadcast.
-    pub local_networks: bool,
+    /// Whether multicast and broadcast go out.
+    pub multicast: bool,
     /// Whether others may connect to its apps.
     pub inbound: bool,
     /// Whether flows may begin; see [`crate::Capture::publish`].

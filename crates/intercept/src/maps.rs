@@ -152,14 +152,14 @@ impl Maps {
         let flags = [
             (class.open, CLASS_OPEN),
             (class.udp, CLASS_UDP),
-            (class.local_networks, CLASS_MULTICAST),
+            (class.multicast, CLASS_MULTICAST),
             (class.inbound, CLASS_INBOUND),
         ];
         let flags: u32 = flags.iter().filter(|(on, _)| *on).map(|(_, flag)| flag).sum();
         value[..4].copy_from_slice(&mark.to_ne_bytes());
         value[4..8].copy_from_slice(&flags.to_ne_bytes());
         let name = class.profile.as_bytes();
-        let kept = name.len().min(63);
+        let kept = name.len().min(64);
         value[8..8 + kept].copy_from_slice(&name[..kept]);
         put(&self.classes, "classes", &u32::from(id.number()), &value)
     }

@@ -19,10 +19,14 @@ pub(crate) struct Namespace {
 }
 
 impl Namespace {
+    /// Whether an earlier run left one at `path`.
+    pub(crate) fn exists(path: &Path) -> bool {
+        statfs(path).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC)
+    }
+
     /// Opens what an earlier run left at `path`, or makes a new one.
     pub(crate) fn open_or_create(path: &Path) -> io::Result<Self> {
-        let pinned = fs::exists(path)? && statfs(path)?.filesystem_type() == NSFS_MAGIC;
-        if !pinned {
+        if !Self::exists(path) {
             File::create(path)?;
             // A thread of its own, because unshare moves the thread that calls it.
             std::thread::scope(|scope| scope.spawn(|| create(path)).join())

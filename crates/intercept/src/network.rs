@@ -18,6 +18,7 @@ use rtnetlink::Handle;
 use tokio::task::JoinSet;
 
 use crate::namespace::Namespace;
+pub(crate) use netlink::Changes;
 pub use survey::Survey;
 pub(crate) use tables::ClassRoutes;
 
@@ -91,6 +92,24 @@ impl Network {
 
     pub(crate) fn tables(&self) -> &tables::Tables {
         &self.tables
+    }
+
+    /// Tells of changes to the host's network from here on.
+    pub(crate) fn watch(&mut self) -> Result<Changes, NetworkError> {
+        netlink::watch(&mut self.connections).doing(|| "watch the network".into())
+    }
+
+    /// Removes what an earlier run left.
+    pub(crate) async fn uninstall() -> Result<(), NetworkError> {
+        let mut connections = JoinSet::new();
+        let host = netlink::connect(&mut connections).doing(|| "open a netlink socket".into())?;
+        tables::Tables::new(&host, 0, ipv6_exists()).stop().await?;
+        let find = || format!("look for {DEVICE}");
+        if let Some((device, _)) = netlink::find(&host, DEVICE).await.doing(find)? {
+            let remove = || format!("remove {DEVICE}");
+            host.link().del(device).execute().await.doing(remove)?;
+        }
+        Ok(())
     }
 
     /// What the host's own network looks like now.

@@ -2,7 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use futures_util::TryStreamExt;
+use futures_channel::mpsc;
+use futures_util::{StreamExt, TryStreamExt};
+use netlink_packet_core::NetlinkMessage;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::SocketAddr;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressScope};
 use netlink_packet_route::link::LinkAttribute;
@@ -20,6 +24,27 @@ pub(super) fn connect(connections: &mut JoinSet<()>) -> Result<Handle, Error> {
         rtnetlink::new_connection().map_err(|error| Error::NamespaceError(error.to_string()))?;
     connections.spawn(connection);
     Ok(handle)
+}
+
+/// What the kernel tells of changes; one message for each.
+pub(crate) struct Changes(mpsc::UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>);
+
+impl Changes {
+    /// Waits for one, and takes all that have come with it.
+    pub(crate) async fn next(&mut self) {
+        self.0.next().await;
+        while self.0.try_recv().is_ok() {}
+    }
+}
+
+/// Tells of devices, addresses and routes.
+pub(super) fn watch(connections: &mut JoinSet<()>) -> Result<Changes, Error> {
+    use rtnetlink::MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv6Ifaddr, Ipv6Route, Link};
+    let groups = [Link, Ipv4Ifaddr, Ipv4Route, Ipv6Ifaddr, Ipv6Route];
+    let (connection, _, messages) = rtnetlink::new_multicast_connection(&groups)
+        .map_err(|error| Error::NamespaceError(error.to_string()))?;
+    connections.spawn(connection);
+    Ok(Changes(messages))
 }
 
 /// The index and MAC of the device `name`.

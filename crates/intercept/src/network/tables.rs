@@ -31,8 +31,12 @@ pub(crate) struct ClassRoutes {
 }
 
 impl Tables {
+    pub(super) fn new(handle: &Handle, device: u32, ipv6: bool) -> Self {
+        Self { handle: handle.clone(), device, ipv6 }
+    }
+
     pub(super) async fn start(handle: &Handle, device: u32, ipv6: bool) -> Result<Self, NetworkError> {
-        let tables = Self { handle: handle.clone(), device, ipv6 };
+        let tables = Self::new(handle, device, ipv6);
         tables.add_class(RETURN_CLASS, &ClassRoutes::default()).await?;
         for source in tables.families::<IpAddr>([SOURCE_V4.into(), SOURCE_V6.into()]) {
             let rule = netlink::rule(

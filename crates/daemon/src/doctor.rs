@@ -1,0 +1,102 @@
+//! Looks at everything that the daemon's work depends on, and says what to do about what is wrong.
+
+use std::path::Path;
+
+use offramp_control::{Check, Outcome, ProfileState, ProfileStatus};
+use offramp_intercept::{Counter, DEVICE};
+
+use crate::shared::Shared;
+
+pub(crate) async fn examine(shared: &Shared, profiles: Vec<ProfileStatus>) -> Vec<Check> {
+    let mut checks: Vec<_> = offramp_intercept::requirements(Path::new("/sys/fs/bpf"))
+        .into_iter()
+        .map(|found| Check {
+            name: found.name.into(),
+            outcome: if found.remedy.is_some() { Outcome::Failure } else { Outcome::Ok },
+            detail: found.detail,
+            remedy: found.remedy,
+        })
+        .collect();
+    checks.push(device());
+    checks.push(ipv6(shared).await);
+    checks.push(dropped(shared));
+    checks.push(configuration(shared));
+    checks.extend(profiles.iter().map(profile));
+    checks
+}
+
+fn ok(name: &str, detail: impl Into<String>) -> Check {
+    Check { name: name.into(), outcome: Outcome::Ok, detail: detail.into(), remedy: None }
+}
+
+fn warning(name: &str, detail: impl Into<String>, remedy: &str) -> Check {
+    Check {
+        name: name.into(),
+        outcome: Outcome::Warning,
+        detail: detail.into(),
+        remedy: Some(remedy.into()),
+    }
+}
+
+fn device() -> Check {
+    let state = std::fs::read_to_string(format!("/sys/class/net/{DEVICE}/operstate"));
+    // /sys may show another network namespace than ours; the device then shows in none.
+    match state.as_deref().map(str::trim) {
+        Ok("up" | "unknown") | Err(_) => ok("device", DEVICE),
+        Ok(state) => warning(
+            "device",
+            format!("{DEVICE} is {state}"),
+            "keep network managers off it (unmanaged-devices=interface-name:offramp0) and restart offrampd",
+        ),
+    }
+}
+
+async fn ipv6(shared: &Shared) -> Check {
+    if shared.capture.survey().await.ipv6 {
+        ok("ipv6", "managed apps have IPv6")
+    } else {
+        ok("ipv6", "this machine has no global IPv6 address: managed apps use IPv4 alone")
+    }
+}
+
+fn dropped(shared: &Shared) -> Check {
+    let dropped = shared.capture.counter(Counter::EgressDrop);
+    match dropped {
+        0 => ok("egress guard", "nothing tried to go past the proxy"),
+        _ => ok("egress guard", format!("{dropped} packets that would have gone past the proxy were dropped")),
+    }
+}
+
+fn configuration(shared: &Shared) -> Check {
+    let policy = shared.policy();
+    match policy.loaded.problems.first() {
+        None => ok("profiles", format!("{} in force", policy.active.len())),
+        Some(first) => warning(
+            "profiles",
+            format!("{} problems, the first: {first}", policy.loaded.problems.len()),
+            "correct the file; `offramp profile check FILE` lists everything",
+        ),
+    }
+}
+
+fn profile(profile: &ProfileStatus) -> Check {
+    let name = format!("profile {}", profile.identifier);
+    let reason = profile.reason.clone().unwrap_or_default();
+    match profile.state {
+        ProfileState::Connected => ok(
+            &name,
+            format!(
+                "connected to {} by {}",
+                profile.server.as_deref().unwrap_or("?"),
+                profile.protocol.as_deref().unwrap_or("?")
+            ),
+        ),
+        ProfileState::Connecting => ok(&name, "connecting"),
+        ProfileState::Reasserting => warning(&name, format!("reconnecting: {reason}"), "wait a moment"),
+        ProfileState::Disconnected => warning(
+            &name,
+            format!("disconnected: {reason}"),
+            "its apps are refused until the server answers; check the server, the credentials and the network",
+        ),
+    }
+}

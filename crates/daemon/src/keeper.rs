@@ -1,0 +1,238 @@
+//! Keeps the kernel programs told: states, exclusions, networks, what has ended.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use offramp_intercept::{Class, ClassId, Event};
+use offramp_rules::{
+    App, Host, ProfileId, Target, Verdict, Why, World, decide, direct_routes,
+};
+use tokio::sync::broadcast;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::ephemeral;
+use crate::policy::{Policy, Sources};
+use crate::shared::Shared;
+
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Changes of the network come in bursts.
+const SETTLE: Duration = Duration::from_millis(100);
+
+impl Shared {
+    fn sources<'a>(
+        &'a self,
+        directories: &'a offramp_profile::Directories,
+        ephemeral: &'a std::collections::BTreeMap<ProfileId, ephemeral::Ephemeral>,
+    ) -> Sources<'a> {
+        Sources {
+            directories,
+            ephemeral,
+            synthetic_v6: self.synthetic_v6,
+            changed: &self.changed,
+        }
+    }
+
+    /// Reads the profiles again and puts them in force, all in one step. Returns whether they are
+    /// others now.
+    pub(crate) async fn reload(&self) -> bool {
+        let _changing = self.changing.lock().await;
+        let directories = offramp_profile::Directories::new(&self.config.config);
+        let ephemeral = self.ephemeral();
+        let before = self.policy();
+        let fresh = Policy::read(&self.sources(&directories, &ephemeral), &before);
+        for problem in &fresh.loaded.problems {
+            if !before.loaded.problems.contains(problem) {
+                tracing::warn!(problem = %problem, "profile problem");
+            }
+        }
+        let changed = fresh.rules != before.rules
+            || fresh.loaded.profiles != before.loaded.profiles
+            || fresh.loaded.problems != before.loaded.problems;
+        self.policy.send_replace(Arc::new(fresh));
+        self.publish().await;
+        changed
+    }
+
+    /// Puts the profiles of `offramp run --server` in force as they are now.
+    pub(crate) async fn reload_ephemeral(&self) {
+        let directories = offramp_profile::Directories::new(&self.config.config);
+        let ephemeral = self.ephemeral();
+        let fresh =
+            Policy::with_ephemeral(&self.sources(&directories, &ephemeral), &self.policy());
+        self.policy.send_replace(Arc::new(fresh));
+        self.publish().await;
+    }
+
+    /// Tells decisions and the kernel programs how things are. To be called with `changing` held.
+    pub(crate) async fn publish(&self) {
+        let survey = self.capture.survey().await;
+        let policy = self.policy();
+        let world = policy.world(survey.local, &self.off());
+        self.ipv6.store(survey.ipv6, Ordering::Relaxed);
+        for (class, profile) in self.classes() {
+            self.publish_class(class, &profile, &policy, &world).await;
+        }
+        // Those who wait for a state go on when the kernel programs know it too.
+        self.world.send_replace(Arc::new(world));
+    }
+
+    /// Defines a class for the kernel programs.
+    pub(crate) async fn publish_class(
+        &self,
+        class: ClassId,
+        profile: &ProfileId,
+        policy: &Policy,
+        world: &World,
+    ) {
+        let shape = shape(profile, policy, world);
+        if let Err(error) = self.capture.set_class(class, shape).await {
+            tracing::error!(class = %class, profile = %profile, error = crate::chain(&error), "class not defined");
+        }
+    }
+}
+
+/// What the kernel programs are told of the apps under `profile`.
+fn shape(profile: &ProfileId, policy: &Policy, world: &World) -> Class {
+    let app = App { wrapper: Some(profile.clone()), ..App::default() };
+    // A target that no list of exclusions has: reserved for future use (RFC 1112 section 4).
+    let anywhere = Target { host: Host::Address(IpAddr::from([240, 0, 0, 1])), port: 443 };
+    let verdict = decide(&policy.rules, &app, &anywhere, world).verdict;
+    let (open, udp) = match &verdict {
+        Verdict::Relay(by) => (true, policy.active.get(by).is_some_and(|by| by.carries_udp())),
+        Verdict::Direct(_) => (true, true),
+        Verdict::Refuse(Why::NotConnected(..)) => {
+            let waits = verdict.waits_for().is_some();
+            (waits, waits)
+        }
+        Verdict::Refuse(_) => (false, false),
+    };
+    let own = policy.active.get(profile);
+    Class {
+        profile: profile.to_string(),
+        direct: direct_routes(&policy.rules, &app, world).normalised(),
+        multicast: own.is_some_and(|own| own.profile.rules.exclude_local_networks),
+        inbound: own.is_some_and(|own| own.profile.allow_inbound),
+        open,
+        udp,
+    }
+}
+
+/// Says that the daemon is well, for as long as its runtime runs tasks.
+pub(crate) async fn beat(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut tick = interval(HEARTBEAT);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        if let Err(error) = shared.capture.beat() {
+            tracing::error!(error = %error, "heartbeat not written");
+        }
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+    }
+}
+
+/// Follows the states of the upstreams.
+pub(crate) async fn follow_states(shared: Arc<Shared>, stop: CancellationToken) {
+    while stop.run_until_cancelled(shared.changed.notified()).await.is_some() {
+        let _changing = shared.changing.lock().await;
+        shared.publish().await;
+    }
+}
+
+/// Follows the host's network.
+pub(crate) async fn follow_network(shared: Arc<Shared>, stop: CancellationToken) {
+    while stop.run_until_cancelled(shared.capture.network_changed()).await.is_some() {
+        sleep(SETTLE).await;
+        match shared.capture.refresh().await {
+            Ok(true) => {
+                for active in shared.policy().active.values() {
+                    if let Ok(upstream) = active.link().upstream() {
+                        upstream.probe();
+                    }
+                }
+                shared.changed.notify_one();
+            }
+            Ok(false) => {}
+            Err(error) => tracing::warn!(error = crate::chain(&error), "network not surveyed"),
+        }
+    }
+}
+
+/// Follows what ends in the kernel.
+pub(crate) async fn follow_events(
+    shared: Arc<Shared>,
+    closed: broadcast::Sender<u64>,
+    stop: CancellationToken,
+) {
+    while let Some(Some(event)) = stop.run_until_cancelled(shared.capture.event()).await {
+        match event {
+            Event::AppEnded { app } => end_app(&shared, app).await,
+            Event::SocketClosed { cookie } => {
+                let _ = closed.send(cookie);
+            }
+        }
+    }
+}
+
+/// The last process of a launch is gone: with it goes the profile that was made for it.
+async fn end_app(shared: &Shared, app: u32) {
+    if let Err(error) = shared.capture.forget_app(app) {
+        tracing::warn!(app, error = %error, "launch not forgotten");
+    }
+    let _changing = shared.changing.lock().await;
+    let apps = shared.capture.apps().unwrap_or_default();
+    for (class, profile) in shared.classes() {
+        if apps.iter().any(|(_, used, ..)| *used == class) {
+            continue;
+        }
+        let known = shared.policy();
+        let is_ephemeral = known.active.get(&profile).is_some_and(|own| own.owner.is_some());
+        let is_gone = !known.active.contains_key(&profile);
+        if is_ephemeral && shared.remove_ephemeral(&profile) {
+            ephemeral::forget(&shared.config.ephemeral(), &profile);
+            shared.reload_ephemeral().await;
+        }
+        if is_ephemeral || is_gone {
+            shared.forget_class(class);
+            if let Err(error) = shared.capture.remove_class(class).await {
+                tracing::warn!(class = %class, error = crate::chain(&error), "class not removed");
+            }
+        }
+    }
+}
+
+/// Puts changed profiles in force soon after their files change.
+pub(crate) async fn follow_files(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut tick = interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut seen = fingerprint(&shared);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        let now = fingerprint(&shared);
+        if now != seen {
+            seen = now;
+            shared.reload().await;
+        }
+    }
+}
+
+/// Names, sizes and times of all files that profiles come from.
+fn fingerprint(shared: &Shared) -> Vec<(std::path::PathBuf, u64, std::time::SystemTime)> {
+    let config = &shared.config.config;
+    let folders = [
+        config.join("policies/managed"),
+        config.join("policies/recommended"),
+        config.join("credentials"),
+        "/usr/lib/offramp/policies/managed".into(),
+        "/usr/lib/offramp/policies/recommended".into(),
+    ];
+    let mut found = Vec::new();
+    for entry in folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten() {
+        if let Ok(metadata) = entry.metadata() {
+            let time = metadata.modified().unwrap_or(std::time::UNIX_EPOCH);
+            found.push((entry.path(), metadata.len(), time));
+        }
+    }
+    found.sort();
+    found
+}

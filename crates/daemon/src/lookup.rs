@@ -1,0 +1,101 @@
+//! The look-ups of one app: which way a name goes, and what is resolved at the far side.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use offramp_dns::{Lookup, Responder, Way, exchange_tcp};
+use offramp_intercept::ClassId;
+use offramp_rules::{App, DomainName, Host, Target, Verdict, Why, decide_name};
+
+use crate::active::Link;
+use crate::policy::Book;
+use crate::shared::{Counts, Shared};
+
+/// How long the resolver that the app named may take, before the upstream's own is asked.
+const NAMED_RESOLVER: Duration = Duration::from_secs(4);
+
+/// Answers for one app.
+pub(crate) struct AppLookup {
+    shared: Arc<Shared>,
+    class: ClassId,
+    app: App,
+    book: Book,
+    ipv6: bool,
+}
+
+impl AppLookup {
+    /// None where the app's profile is gone.
+    pub(crate) fn new(shared: &Arc<Shared>, class: ClassId, app: App) -> Option<Self> {
+        let policy = shared.policy();
+        let book = policy.book(app.wrapper.as_ref()?)?.clone();
+        Counts::add(&shared.counts.lookups);
+        let ipv6 = shared.ipv6.load(std::sync::atomic::Ordering::Relaxed);
+        Some(Self { shared: Arc::clone(shared), class, app, book, ipv6 })
+    }
+
+    pub(crate) fn responder(&self) -> Arc<Responder> {
+        Arc::clone(&self.book.responder)
+    }
+
+    fn verdict(&self, name: &DomainName) -> Verdict {
+        let world = Arc::clone(&self.shared.world.borrow());
+        decide_name(&self.shared.policy().rules, &self.app, name, &world).verdict
+    }
+
+    /// The connections that the app's flows take, whatever the target.
+    async fn link(&self) -> io::Result<Arc<Link>> {
+        let host = Host::Address(IpAddr::from([240, 0, 0, 1]));
+        let decision = self.shared.decide(&self.app, &Target { host, port: 53 }).await;
+        let policy = self.shared.policy();
+        let active = match &decision.verdict {
+            Verdict::Relay(profile) => policy.active.get(profile),
+            _ => None,
+        };
+        active
+            .map(|active| Arc::clone(active.link()))
+            .ok_or_else(|| io::Error::other(decision.verdict.to_string()))
+    }
+}
+
+impl Lookup for AppLookup {
+    fn way(&self, name: &DomainName) -> Way {
+        match self.verdict(name) {
+            Verdict::Direct(Why::Excluded(..) | Why::OnDemand(_) | Why::Loopback) => Way::System,
+            Verdict::Refuse(Why::NotInForce(_)) => Way::Refuse,
+            // While the upstream is away the name still gets its address: the flow is refused, or
+            // let go direct, when it comes.
+            _ => Way::Relay,
+        }
+    }
+
+    fn ipv6(&self) -> bool {
+        self.ipv6
+    }
+
+    async fn far(&self, query: Bytes, asked: SocketAddr) -> io::Result<Bytes> {
+        let link = self.link().await?;
+        let upstream = link.upstream().map_err(io::Error::other)?;
+        if !self.shared.is_own(asked.ip()).await {
+            let named = async {
+                let mut tunnel =
+                    upstream.open_tcp(&asked.into()).await.map_err(io::Error::other)?;
+                exchange_tcp(&mut tunnel, &query).await
+            };
+            if let Ok(Ok(answer)) = tokio::time::timeout(NAMED_RESOLVER, named).await {
+                return Ok(answer);
+            }
+        }
+        upstream.resolve(query).await.map_err(io::Error::other)
+    }
+
+    async fn approve(&self, addresses: &[(IpAddr, Duration)]) {
+        for (address, _) in addresses {
+            if let Err(error) = self.shared.capture.approve(self.class, *address).await {
+                tracing::warn!(address = %address, error = %error, "excluded address stays closed");
+            }
+        }
+    }
+}

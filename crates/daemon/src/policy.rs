@@ -1,0 +1,120 @@
+//! What is in force: the profiles, their upstreams and the names that each uses.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use offramp_dns::{Names, Responder, SystemResolver};
+use offramp_profile::{Credentials, Directories, Loaded, Profile};
+use offramp_rules::{Prefix, ProfileId, Profiles, World};
+use tokio::sync::Notify;
+
+use crate::active::Active;
+use crate::ephemeral::Ephemeral;
+
+/// Names that are remembered for each pair of synthetic blocks.
+const NAMES: usize = 65_000;
+
+/// The profiles in force. Replaced as a whole; whoever decides holds one copy throughout.
+#[derive(Default)]
+pub(crate) struct Policy {
+    pub(crate) loaded: Loaded,
+    pub(crate) rules: Profiles,
+    pub(crate) active: BTreeMap<ProfileId, Arc<Active>>,
+    names: BTreeMap<Blocks, Book>,
+}
+
+type Blocks = (Prefix, Option<Prefix>);
+
+/// The names that synthetic addresses stand for, and who answers with them.
+#[derive(Clone)]
+pub(crate) struct Book {
+    pub(crate) names: Arc<Names>,
+    pub(crate) responder: Arc<Responder>,
+}
+
+/// What a new policy is made from.
+pub(crate) struct Sources<'a> {
+    pub(crate) directories: &'a Directories,
+    pub(crate) ephemeral: &'a BTreeMap<ProfileId, Ephemeral>,
+    /// The IPv6 block of profiles that name none.
+    pub(crate) synthetic_v6: Prefix,
+    pub(crate) changed: &'a Arc<Notify>,
+}
+
+impl Policy {
+    /// Reads everything again. What is as it was before keeps its connections and names; a file
+    /// that is bad now keeps what it said before.
+    pub(crate) fn read(sources: &Sources<'_>, before: &Policy) -> Self {
+        let loaded = offramp_profile::load(sources.directories, Some(&before.loaded));
+        Self::with(loaded, sources, before)
+    }
+
+    /// The same files with other profiles of `offramp run --server`.
+    pub(crate) fn with_ephemeral(sources: &Sources<'_>, before: &Policy) -> Self {
+        Self::with(before.loaded.clone(), sources, before)
+    }
+
+    fn with(loaded: Loaded, sources: &Sources<'_>, before: &Policy) -> Self {
+        let credentials = Credentials::open(&sources.directories.config);
+        let own = sources.ephemeral.values().map(|run| (Arc::clone(&run.profile), Some(run.uid)));
+        let all: Vec<(Arc<Profile>, Option<u32>)> =
+            loaded.profiles.iter().map(|profile| (Arc::clone(profile), None)).chain(own).collect();
+        let rules = Profiles::new(all.iter().map(|(profile, _)| profile.rules.clone()));
+        let mut names = BTreeMap::new();
+        let mut active = BTreeMap::new();
+        for (profile, owner) in all {
+            let blocks = (profile.synthetic_v4, profile.synthetic_v6.or(Some(sources.synthetic_v6)));
+            let book = before.names.get(&blocks).cloned();
+            names.entry(blocks).or_insert_with(|| book.unwrap_or_else(|| Book::new(blocks)));
+            let id = profile.id().clone();
+            // A disabled profile reaches for nothing.
+            if profile.rules.enabled {
+                let known = before.active.get(&id).map(Arc::as_ref);
+                let started = Active::start(profile, owner, &credentials, known, sources.changed);
+                active.insert(id, Arc::new(started));
+            }
+        }
+        Self { loaded, rules, active, names }
+    }
+
+    /// The states as they are now.
+    pub(crate) fn world(
+        &self,
+        local: impl IntoIterator<Item = Prefix>,
+        off: &std::collections::BTreeSet<ProfileId>,
+    ) -> World {
+        let mut world = World::new(local);
+        for (id, active) in &self.active {
+            let state = match off.contains(id) {
+                true => offramp_rules::State::Off,
+                false => active.state(),
+            };
+            world.set_state(id.clone(), state);
+        }
+        world
+    }
+
+    /// The names that apps under this profile are given.
+    pub(crate) fn book(&self, profile: &ProfileId) -> Option<&Book> {
+        let profile = &self.active.get(profile)?.profile;
+        self.names
+            .iter()
+            .find(|((v4, v6), _)| {
+                *v4 == profile.synthetic_v4
+                    && profile.synthetic_v6.is_none_or(|wanted| Some(wanted) == *v6)
+            })
+            .map(|(_, book)| book)
+    }
+
+    pub(crate) fn books(&self) -> impl Iterator<Item = (&Blocks, &Book)> {
+        self.names.iter()
+    }
+}
+
+impl Book {
+    fn new((v4, v6): Blocks) -> Self {
+        let names = Arc::new(Names::new(v4, v6, NAMES));
+        let responder = Arc::new(Responder::new(Arc::clone(&names), SystemResolver::new()));
+        Self { names, responder }
+    }
+}

@@ -1,0 +1,234 @@
+//! What the daemon's tasks share.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use offramp_control::Lifecycle;
+use offramp_dns::Held;
+use offramp_intercept::{Capture, ClassId, Replies};
+use offramp_relay::Limits;
+use offramp_rules::{App, Decision, Host, ProfileId, Target, Verdict, World, decide};
+use tokio::sync::{Notify, watch};
+
+use crate::Config;
+use crate::ephemeral::Ephemeral;
+use crate::flows::Flows;
+use crate::policy::Policy;
+
+/// How long a flow waits for an upstream that is still connecting.
+const HOLD: Duration = Duration::from_secs(5);
+
+/// One for the whole daemon.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) started: Instant,
+    pub(crate) capture: Capture,
+    pub(crate) replies: Arc<Replies>,
+    pub(crate) flows: Arc<Flows>,
+    pub(crate) policy: watch::Sender<Arc<Policy>>,
+    pub(crate) world: watch::Sender<Arc<World>>,
+    pub(crate) lifecycle: watch::Sender<Lifecycle>,
+    pub(crate) limits: Limits,
+    /// Notified when something that decisions depend on may be another.
+    pub(crate) changed: Arc<Notify>,
+    /// Held by whoever changes profiles or classes, so that changes come one after another.
+    pub(crate) changing: tokio::sync::Mutex<()>,
+    pub(crate) counts: Counts,
+    pub(crate) synthetic_v6: offramp_rules::Prefix,
+    /// Whether relayed names have IPv6 addresses.
+    pub(crate) ipv6: AtomicBool,
+    tables: Mutex<Tables>,
+}
+
+#[derive(Default)]
+struct Tables {
+    classes: BTreeMap<ClassId, ProfileId>,
+    ephemeral: BTreeMap<ProfileId, Ephemeral>,
+    off: BTreeSet<ProfileId>,
+    next_app: u32,
+}
+
+/// What is counted besides flows.
+#[derive(Default)]
+pub(crate) struct Counts {
+    /// Flows and datagrams that arrived without an identity.
+    pub(crate) unidentified: AtomicU64,
+    /// Flows to a synthetic address that stands for no name.
+    pub(crate) unknown_names: AtomicU64,
+    /// Look-ups that were answered.
+    pub(crate) lookups: AtomicU64,
+    /// Datagrams that found a queue full.
+    pub(crate) dropped_datagrams: AtomicU64,
+}
+
+impl Counts {
+    pub(crate) fn add(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Where a flow wants to go, and the name's address held while it does.
+pub(crate) struct Wanted {
+    pub(crate) target: Target,
+    pub(crate) held: Option<Held>,
+}
+
+impl Shared {
+    #[expect(clippy::too_many_arguments, reason = "the one place that puts the parts together")]
+    pub(crate) fn new(
+        config: Config,
+        capture: Capture,
+        replies: Arc<Replies>,
+        policy: Policy,
+        ephemeral: BTreeMap<ProfileId, Ephemeral>,
+        off: BTreeSet<ProfileId>,
+        synthetic_v6: offramp_rules::Prefix,
+        changed: Arc<Notify>,
+    ) -> Self {
+        Self {
+            config,
+            started: Instant::now(),
+            capture,
+            replies,
+            flows: Arc::new(Flows::default()),
+            policy: watch::Sender::new(Arc::new(policy)),
+            world: watch::Sender::new(Arc::new(World::default())),
+            lifecycle: watch::Sender::new(Lifecycle::Starting),
+            limits: Limits::default(),
+            changed,
+            changing: tokio::sync::Mutex::new(()),
+            counts: Counts::default(),
+            synthetic_v6,
+            ipv6: AtomicBool::new(false),
+            tables: Mutex::new(Tables { ephemeral, off, next_app: 1, ..Tables::default() }),
+        }
+    }
+
+    pub(crate) fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.borrow())
+    }
+
+    /// What rules are told of an app of this class; none for a class that is gone.
+    pub(crate) fn app(&self, class: ClassId, uid: u32) -> Option<App> {
+        let wrapper = self.tables().classes.get(&class).cloned()?;
+        Some(App { wrapper: Some(wrapper), uid, executable: None })
+    }
+
+    /// The name where the address stands for one. None: it stands for a name that is not known.
+    pub(crate) fn wanted(&self, app: &App, target: SocketAddr) -> Option<Wanted> {
+        let policy = self.policy();
+        let book = app.wrapper.as_ref().and_then(|profile| policy.book(profile));
+        let address = target.ip().to_canonical();
+        let Some(book) = book.filter(|book| book.names.contains(address)) else {
+            return Some(Wanted { target: target.into(), held: None });
+        };
+        let Some(held) = book.names.hold(address) else {
+            Counts::add(&self.counts.unknown_names);
+            return None;
+        };
+        let host = Host::Name(held.name().clone());
+        Some(Wanted { target: Target { host, port: target.port() }, held: Some(held) })
+    }
+
+    /// Decides about a flow; while its upstream is connecting it is held for a moment.
+    pub(crate) async fn decide(&self, app: &App, target: &Target) -> Decision {
+        let mut world = self.world.subscribe();
+        let deadline = tokio::time::Instant::now() + HOLD;
+        loop {
+            let now = Arc::clone(&world.borrow_and_update());
+            let decision = decide(&self.policy().rules, app, target, &now);
+            if decision.verdict.waits_for().is_none() {
+                return decision;
+            }
+            if tokio::time::timeout_at(deadline, world.changed()).await.is_err() {
+                return decision;
+            }
+        }
+    }
+
+    /// The profile that a flow is shown under.
+    pub(crate) fn profile_of(verdict: &Verdict, app: &App) -> ProfileId {
+        use offramp_rules::Why;
+        match verdict {
+            Verdict::Relay(profile) => profile.clone(),
+            Verdict::Direct(why) | Verdict::Refuse(why) => match why {
+                Why::Excluded(profile, _)
+                | Why::OnDemand(profile)
+                | Why::NotConnected(profile, _)
+                | Why::NotInForce(profile) => profile.clone(),
+                Why::Loopback | Why::Unmanaged => {
+                    app.wrapper.clone().unwrap_or_else(|| ProfileId::new(""))
+                }
+            },
+        }
+    }
+
+    /// Whether `address` is this machine as a resolver.
+    pub(crate) async fn is_own(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.capture.survey().await.own.contains(&address)
+    }
+
+    pub(crate) fn classes(&self) -> BTreeMap<ClassId, ProfileId> {
+        self.tables().classes.clone()
+    }
+
+    pub(crate) fn set_classes(&self, classes: BTreeMap<ClassId, ProfileId>) {
+        self.tables().classes = classes;
+    }
+
+    /// The class of apps under this profile; a new number where there is none yet, which is told
+    /// by the second value. None: all numbers are taken.
+    pub(crate) fn class_for(&self, profile: &ProfileId) -> Option<(ClassId, bool)> {
+        let mut tables = self.tables();
+        if let Some((class, _)) = tables.classes.iter().find(|(_, known)| *known == profile) {
+            return Some((*class, false));
+        }
+        let free = (1..=ClassId::LIMIT)
+            .filter_map(ClassId::new)
+            .find(|class| !tables.classes.contains_key(class))?;
+        tables.classes.insert(free, profile.clone());
+        Some((free, true))
+    }
+
+    pub(crate) fn forget_class(&self, class: ClassId) {
+        self.tables().classes.remove(&class);
+    }
+
+    /// A number for a launch; those below `seen` were used by an earlier run.
+    pub(crate) fn next_app(&self) -> u32 {
+        let mut tables = self.tables();
+        tables.next_app += 1;
+        tables.next_app
+    }
+
+    pub(crate) fn apps_begin_at(&self, first: u32) {
+        self.tables().next_app = first;
+    }
+
+    pub(crate) fn ephemeral(&self) -> BTreeMap<ProfileId, Ephemeral> {
+        self.tables().ephemeral.clone()
+    }
+
+    pub(crate) fn add_ephemeral(&self, id: ProfileId, run: Ephemeral) {
+        self.tables().ephemeral.insert(id, run);
+    }
+
+    pub(crate) fn remove_ephemeral(&self, id: &ProfileId) -> bool {
+        self.tables().ephemeral.remove(id).is_some()
+    }
+
+    pub(crate) fn off(&self) -> BTreeSet<ProfileId> {
+        self.tables().off.clone()
+    }
+
+    pub(crate) fn set_off(&self, off: BTreeSet<ProfileId>) {
+        self.tables().off = off;
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().expect("nothing panics while it holds the tables")
+    }
+}

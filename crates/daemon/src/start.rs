@@ -1,0 +1,254 @@
+//! Start and stop of the daemon.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use offramp_control::Lifecycle;
+use offramp_intercept::{Capture, Sockets};
+use offramp_profile::Directories;
+use offramp_relay::{Limit, serve};
+use tokio::net::UnixListener;
+use tokio::sync::{Notify, broadcast};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::control::Desk;
+use crate::policy::{Policy, Sources};
+use crate::shared::Shared;
+use crate::state::State;
+use crate::{Config, DRAIN, api, ephemeral, keeper, tcp, udp};
+
+/// TCP flows at one time, of all apps.
+const FLOWS: usize = 65_536;
+/// Control connections at one time.
+const CLIENTS: usize = 256;
+/// Ends of UDP sockets that wait to be acted on.
+const CLOSED: usize = 16_384;
+
+/// Runs until `stop`; `reload` is notified by SIGHUP. Ends with what was added to the machine
+/// removed, unless managed apps still run: they stay refused.
+pub async fn run(config: Config, stop: CancellationToken, reload: Arc<Notify>) -> anyhow::Result<()> {
+    let state = State::open(&config.state)
+        .with_context(|| format!("cannot write the state folder {}", config.state.display()))?;
+    fs::create_dir_all(&config.runtime)
+        .with_context(|| format!("cannot make the folder {}", config.runtime.display()))?;
+    fs::set_permissions(&config.runtime, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("cannot open the folder {} to clients", config.runtime.display()))?;
+    let synthetic_v6 = state.synthetic_v6().context("cannot choose the synthetic IPv6 block")?;
+    let (capture, sockets) = match Capture::start(&config.capture()).await {
+        Ok(started) => started,
+        Err(error) => return Err(explain(error)),
+    };
+    let shared = assemble(config, capture, &sockets, &state, synthetic_v6);
+    let listener = control_socket(&shared.config)?;
+    restore(&shared).await?;
+    shared.reload().await;
+    state.load_names(&shared.policy());
+    let mut tasks = JoinSet::new();
+    let work = CancellationToken::new();
+    begin(&shared, sockets, &work, &mut tasks);
+    let desk = Arc::new(Desk::new(Arc::clone(&shared), State::open(&shared.config.state)?));
+    let control_stop = work.clone();
+    tasks.spawn(async move {
+        let clients = Limit::wait(CLIENTS);
+        let stop = control_stop.clone();
+        serve(listener, clients, &control_stop, DRAIN, move |stream, _| {
+            api::serve_connection(stream, Arc::clone(&desk), stop.clone())
+        })
+        .await;
+    });
+    shared.lifecycle.send_replace(Lifecycle::Ready);
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tracing::info!(instance = shared.config.instance, socket = %shared.config.socket().display(), "ready");
+    wait(&shared, &stop, &reload, &mut tasks).await;
+    finish(&shared, &state, work, tasks).await
+}
+
+/// Removes what a daemon that is no longer there left on the machine.
+pub async fn uninstall(config: &Config) -> anyhow::Result<()> {
+    Capture::uninstall(&config.capture()).await.map_err(explain)?;
+    for path in [config.socket(), config.ephemeral()] {
+        let _ = fs::remove_file(&path);
+        let _ = fs::remove_dir_all(&path);
+    }
+    Ok(())
+}
+
+fn explain(error: offramp_intercept::StartError) -> anyhow::Error {
+    match &error {
+        offramp_intercept::StartError::Missing(missing) => {
+            let remedy = missing.remedy.clone().unwrap_or_default();
+            anyhow::anyhow!("cannot capture: {}: {}; {remedy}", missing.name, missing.detail)
+        }
+        _ => anyhow::Error::new(error).context("cannot capture"),
+    }
+}
+
+fn assemble(
+    config: Config,
+    capture: Capture,
+    sockets: &Sockets,
+    state: &State,
+    synthetic_v6: offramp_rules::Prefix,
+) -> Arc<Shared> {
+    let changed = Arc::new(Notify::new());
+    let ephemeral = ephemeral::load(&config.ephemeral());
+    let directories = Directories::new(&config.config);
+    let sources = Sources {
+        directories: &directories,
+        ephemeral: &ephemeral,
+        synthetic_v6,
+        changed: &changed,
+    };
+    let policy = Policy::read(&sources, &Policy::default());
+    for problem in &policy.loaded.problems {
+        tracing::warn!(problem = %problem, "profile problem");
+    }
+    let replies = Arc::clone(&sockets.replies);
+    let off = state.off();
+    Arc::new(Shared::new(
+        config,
+        capture,
+        replies,
+        policy,
+        ephemeral,
+        off,
+        synthetic_v6,
+        changed,
+    ))
+}
+
+fn control_socket(config: &Config) -> anyhow::Result<UnixListener> {
+    let path = config.socket();
+    if std::os::unix::net::UnixStream::connect(&path).is_ok() {
+        bail!("another offrampd answers at {}", path.display());
+    }
+    let _ = fs::remove_file(&path);
+    let listener = UnixListener::bind(&path)
+        .with_context(|| format!("cannot listen on the control socket {}", path.display()))?;
+    // Rights come from who the peer is, not from the mode.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666))
+        .with_context(|| format!("cannot open the control socket {} to users", path.display()))?;
+    Ok(listener)
+}
+
+/// Takes over the apps that an earlier run labelled.
+async fn restore(shared: &Shared) -> anyhow::Result<()> {
+    let apps = shared.capture.apps().context("cannot read what an earlier run left")?;
+    let known = shared.capture.known_classes().context("cannot read what an earlier run left")?;
+    let mut classes = BTreeMap::new();
+    for (class, profile) in known {
+        if apps.iter().any(|(_, used, _, tasks)| *used == class && *tasks > 0) {
+            classes.insert(class, offramp_rules::ProfileId::new(&profile));
+        } else {
+            shared.capture.remove_class(class).await.context("cannot remove an old class")?;
+        }
+    }
+    for (app, _, _, tasks) in &apps {
+        if *tasks == 0 {
+            shared.capture.forget_app(*app)?;
+        }
+    }
+    for id in shared.ephemeral().into_keys() {
+        if !classes.values().any(|profile| *profile == id) {
+            shared.remove_ephemeral(&id);
+            ephemeral::forget(&shared.config.ephemeral(), &id);
+        }
+    }
+    shared.apps_begin_at(apps.iter().map(|(app, ..)| *app).max().unwrap_or(0));
+    shared.set_classes(classes);
+    Ok(())
+}
+
+/// Starts everything that works in the background.
+fn begin(
+    shared: &Arc<Shared>,
+    sockets: Sockets,
+    work: &CancellationToken,
+    tasks: &mut JoinSet<()>,
+) {
+    let (closed, _) = broadcast::channel(CLOSED);
+    let [udp_v4, udp_v6] = sockets.udp;
+    for intake in [udp_v4, udp_v6] {
+        let closed = closed.subscribe();
+        tasks.spawn(udp::serve(Arc::clone(shared), intake, closed, work.clone()));
+    }
+    for listener in sockets.tcp {
+        let (shared, work) = (Arc::clone(shared), work.clone());
+        tasks.spawn(async move {
+            let flow_stop = CancellationToken::new();
+            let handler_stop = flow_stop.clone();
+            let handler = move |stream, source| {
+                tcp::serve(Arc::clone(&shared), stream, source, handler_stop.clone())
+            };
+            let flows = Limit::refuse(FLOWS);
+            // Flows that run may end by themselves within the drain; then they are cut.
+            serve(listener, flows, &work, DRAIN, handler).await;
+            drop(flow_stop);
+        });
+    }
+    tasks.spawn(keeper::beat(Arc::clone(shared), work.clone()));
+    tasks.spawn(keeper::follow_states(Arc::clone(shared), work.clone()));
+    tasks.spawn(keeper::follow_network(Arc::clone(shared), work.clone()));
+    tasks.spawn(keeper::follow_events(Arc::clone(shared), closed, work.clone()));
+    tasks.spawn(keeper::follow_files(Arc::clone(shared), work.clone()));
+}
+
+async fn wait(
+    shared: &Arc<Shared>,
+    stop: &CancellationToken,
+    reload: &Notify,
+    tasks: &mut JoinSet<()>,
+) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = reload.notified() => {
+                shared.lifecycle.send_replace(Lifecycle::Reloading);
+                let changed = shared.reload().await;
+                tracing::info!(changed, "profiles read again");
+                shared.lifecycle.send_replace(Lifecycle::Ready);
+            }
+            Some(ended) = tasks.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(error = %error, "a part of the daemon broke; stopping");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn finish(
+    shared: &Arc<Shared>,
+    state: &State,
+    work: CancellationToken,
+    mut tasks: JoinSet<()>,
+) -> anyhow::Result<()> {
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    shared.lifecycle.send_replace(Lifecycle::Stopping);
+    tracing::info!(flows = shared.flows.count(), "stopping");
+    work.cancel();
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(error = %error, "a part of the daemon broke");
+        }
+    }
+    state.save_names(&shared.policy());
+    let _ = fs::remove_file(shared.config.socket());
+    let running = shared.capture.apps().map_or(1, |apps| apps.len());
+    if running > 0 {
+        tracing::warn!(
+            apps = running,
+            "managed apps still run and stay refused; `offramp uninstall` lets them go"
+        );
+        return Ok(());
+    }
+    shared.capture.stop().await.context("cannot remove everything that was added")?;
+    let _ = fs::remove_dir_all(shared.config.ephemeral());
+    tracing::info!("stopped");
+    Ok(())
+}

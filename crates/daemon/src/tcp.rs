@@ -1,0 +1,189 @@
+//! One captured TCP connection, from accept to its end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use offramp_control::Way;
+use offramp_intercept::Identity;
+use offramp_relay::{copy, reset};
+use offramp_rules::{App, Host, Protocol, Target, Verdict};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::active::Link;
+use crate::flows::{Beginning, FlowGuard};
+use crate::lookup::AppLookup;
+use crate::shared::{Counts, Shared};
+
+const DNS_PORT: u16 = 53;
+/// How long a direct connection may take to open.
+const DIRECT_OPEN: Duration = Duration::from_secs(10);
+
+/// Serves one flow. Whatever goes wrong, the app sees a reset.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    source: SocketAddr,
+    stop: CancellationToken,
+) {
+    let Ok(target) = stream.local_addr() else { return reset(stream) };
+    let Some(identity) = shared.capture.identify_tcp(source, target) else {
+        Counts::add(&shared.counts.unidentified);
+        return reset(stream);
+    };
+    let Some(app) = shared.app(identity.class, identity.uid) else { return reset(stream) };
+    if target.port() == DNS_PORT {
+        return look_up(&shared, stream, target, identity, app, &stop).await;
+    }
+    // The relay is a task of its own kind of memory: what opening needed is gone by then.
+    let Some(opened) = Box::pin(open(&shared, identity, app, source, target)).await else {
+        return reset(stream);
+    };
+    let _ = stream.set_nodelay(true);
+    relay(&shared, stream, opened, &stop).await;
+}
+
+async fn look_up(
+    shared: &Arc<Shared>,
+    mut stream: TcpStream,
+    target: SocketAddr,
+    identity: Identity,
+    app: App,
+    stop: &CancellationToken,
+) {
+    let asked = SocketAddr::new(shared.capture.asked(target.ip()).await, target.port());
+    let Some(lookup) = AppLookup::new(shared, identity.class, app) else { return reset(stream) };
+    lookup.responder().serve_tcp(&mut stream, asked, &lookup, stop).await;
+}
+
+/// An open flow.
+struct Opened {
+    far: Far,
+    guard: FlowGuard,
+    _held: Option<offramp_dns::Held>,
+    _link: Option<Arc<Link>>,
+}
+
+enum Far {
+    Tunnel(offramp_upstream::Tunnel),
+    Direct(TcpStream),
+}
+
+async fn open(
+    shared: &Arc<Shared>,
+    identity: Identity,
+    app: App,
+    source: SocketAddr,
+    target: SocketAddr,
+) -> Option<Opened> {
+    let wanted = shared.wanted(&app, target)?;
+    let decision = shared.decide(&app, &wanted.target).await;
+    let guard = shared.flows.begin(Beginning {
+        identity,
+        profile: Shared::profile_of(&decision.verdict, &app),
+        protocol: Protocol::Tcp,
+        source,
+        target: wanted.target.clone(),
+    });
+    let opened = match &decision.verdict {
+        Verdict::Relay(profile) => {
+            let policy = shared.policy();
+            let link = policy.active.get(profile).map(|active| Arc::clone(active.link()));
+            open_tunnel(link, &wanted.target, &guard).await
+        }
+        Verdict::Direct(_) => open_direct(&wanted.target, &guard).await,
+        Verdict::Refuse(why) => {
+            guard.failed(why.to_string());
+            None
+        }
+    };
+    let (far, link) = opened?;
+    Some(Opened { far, guard, _held: wanted.held, _link: link })
+}
+
+async fn open_tunnel(
+    link: Option<Arc<Link>>,
+    target: &Target,
+    guard: &FlowGuard,
+) -> Option<(Far, Option<Arc<Link>>)> {
+    let link = link?;
+    let opened = match link.upstream() {
+        Ok(upstream) => upstream.open_tcp(target).await,
+        Err(reason) => {
+            guard.failed(reason);
+            return None;
+        }
+    };
+    match opened {
+        Ok(tunnel) => {
+            guard.opened(Way::Relay, Some(tunnel.server()));
+            Some((Far::Tunnel(tunnel), Some(link)))
+        }
+        Err(error) => {
+            guard.failed(crate::chain(&error));
+            None
+        }
+    }
+}
+
+/// Opened by the daemon for an app that its profile lets go direct while the upstream is away.
+async fn open_direct(target: &Target, guard: &FlowGuard) -> Option<(Far, Option<Arc<Link>>)> {
+    match timeout(DIRECT_OPEN, connect(target)).await {
+        Ok(Ok(stream)) => {
+            let _ = stream.set_nodelay(true);
+            guard.opened(Way::Direct, None);
+            Some((Far::Direct(stream), None))
+        }
+        Ok(Err(error)) => {
+            guard.failed(error.to_string());
+            None
+        }
+        Err(_) => {
+            guard.failed("the target did not answer in time");
+            None
+        }
+    }
+}
+
+pub(crate) async fn connect(target: &Target) -> io::Result<TcpStream> {
+    match &target.host {
+        Host::Name(name) => TcpStream::connect((name.as_str(), target.port)).await,
+        Host::Address(address) => TcpStream::connect((*address, target.port)).await,
+    }
+}
+
+async fn relay(
+    shared: &Shared,
+    mut stream: TcpStream,
+    mut opened: Opened,
+    stop: &CancellationToken,
+) {
+    let clean = match &mut opened.far {
+        Far::Tunnel(tunnel) => pump(shared, &mut stream, tunnel, &opened.guard, stop).await,
+        Far::Direct(direct) => pump(shared, &mut stream, direct, &opened.guard, stop).await,
+    };
+    if !clean {
+        reset(stream);
+        if let Far::Direct(direct) = opened.far {
+            reset(direct);
+        }
+    }
+}
+
+async fn pump<F: AsyncRead + AsyncWrite + Unpin>(
+    shared: &Shared,
+    stream: &mut TcpStream,
+    far: &mut F,
+    guard: &FlowGuard,
+    stop: &CancellationToken,
+) -> bool {
+    let end = copy(stream, far, &shared.limits, guard.counters(), stop).await;
+    if !end.is_clean() {
+        guard.failed(end.reason());
+    }
+    end.is_clean()
+}

@@ -1,0 +1,274 @@
+//! Captured datagrams: one flow for each app socket, one leg of it for each target.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use offramp_control::Way;
+use offramp_dns::Transport;
+use offramp_intercept::{Datagram, Identity, UdpIntake};
+use offramp_rules::{App, Protocol, Verdict};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::active::Link;
+use crate::flows::{Beginning, FlowGuard};
+use crate::lookup::AppLookup;
+use crate::shared::{Counts, Shared};
+
+const DNS_PORT: u16 = 53;
+/// A leg without a datagram either way ends (RFC 4787 section 4.3 asks for two minutes at least).
+const IDLE: Duration = Duration::from_secs(120);
+/// Datagrams that wait for a leg that is being opened or is slow.
+const QUEUE: usize = 128;
+/// Legs and look-ups at one time, of all apps.
+const LEGS: usize = 32_768;
+const LOOKUPS: usize = 4096;
+
+/// A socket of an app and one of its targets.
+type Leg = (u64, SocketAddr);
+
+/// Takes the datagrams of one address family until `stop`.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    intake: UdpIntake,
+    mut closed: tokio::sync::broadcast::Receiver<u64>,
+    stop: CancellationToken,
+) {
+    let mut desk = Desk {
+        shared,
+        legs: HashMap::new(),
+        guards: HashMap::new(),
+        tasks: JoinSet::new(),
+        lookups: JoinSet::new(),
+    };
+    let mut buffer = vec![0; 65_535];
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(ended) = desk.tasks.join_next() => if let Ok(leg) = ended { desk.end(leg) },
+            Some(_) = desk.lookups.join_next() => {}
+            Ok(cookie) = closed.recv() => desk.close(cookie),
+            received = intake.receive(&mut buffer) => match received {
+                Ok(datagram) => desk.take(datagram, &buffer[..datagram.length]),
+                Err(error) => tracing::debug!(error = %error, "datagram not received"),
+            },
+        }
+    }
+}
+
+struct Desk {
+    shared: Arc<Shared>,
+    legs: HashMap<Leg, mpsc::Sender<Bytes>>,
+    /// The flow of each socket, for as long as it has a leg.
+    guards: HashMap<u64, std::sync::Weak<FlowGuard>>,
+    tasks: JoinSet<Leg>,
+    lookups: JoinSet<()>,
+}
+
+impl Desk {
+    fn take(&mut self, datagram: Datagram, payload: &[u8]) {
+        let Some(identity) = self.shared.capture.identify_udp(datagram.source, datagram.target)
+        else {
+            return Counts::add(&self.shared.counts.unidentified);
+        };
+        let Some(app) = self.shared.app(identity.class, identity.uid) else { return };
+        let payload = Bytes::copy_from_slice(payload);
+        if datagram.target.port() == DNS_PORT {
+            return self.look_up(datagram, payload, identity, app);
+        }
+        let leg = (identity.cookie, datagram.target);
+        if self.legs.get(&leg).is_none_or(mpsc::Sender::is_closed) {
+            if self.legs.len() >= LEGS {
+                return Counts::add(&self.shared.counts.dropped_datagrams);
+            }
+            self.begin(leg, datagram.source, identity, app);
+        }
+        if self.legs.get(&leg).is_some_and(|sender| sender.try_send(payload).is_err()) {
+            Counts::add(&self.shared.counts.dropped_datagrams);
+        }
+    }
+
+    fn look_up(&mut self, datagram: Datagram, query: Bytes, identity: Identity, app: App) {
+        if self.lookups.len() >= LOOKUPS {
+            return Counts::add(&self.shared.counts.dropped_datagrams);
+        }
+        let shared = Arc::clone(&self.shared);
+        self.lookups.spawn(async move {
+            let address = shared.capture.asked(datagram.target.ip()).await;
+            let asked = SocketAddr::new(address, datagram.target.port());
+            let Some(lookup) = AppLookup::new(&shared, identity.class, app) else { return };
+            let responder = lookup.responder();
+            let answer = responder.answer(query, asked, Transport::Udp, &lookup).await;
+            if let Some(answer) = answer {
+                let sent = shared.replies.send(&answer, datagram.target, datagram.source);
+                if let Err(error) = sent {
+                    tracing::debug!(error = %error, "answer not delivered");
+                }
+            }
+        });
+    }
+
+    fn begin(&mut self, leg: Leg, source: SocketAddr, identity: Identity, app: App) {
+        let (sender, datagrams) = mpsc::channel(QUEUE);
+        self.legs.insert(leg, sender);
+        let shared = Arc::clone(&self.shared);
+        let Some(wanted) = shared.wanted(&app, leg.1) else { return };
+        let guard = self.guards.get(&leg.0).and_then(std::sync::Weak::upgrade).unwrap_or_else(|| {
+            Arc::new(shared.flows.begin(Beginning {
+                identity,
+                profile: app.wrapper.clone().expect("a class has a profile"),
+                protocol: Protocol::Udp,
+                source,
+                target: wanted.target.clone(),
+            }))
+        });
+        self.guards.insert(leg.0, Arc::downgrade(&guard));
+        self.tasks.spawn(async move {
+            let conversation = Conversation { shared, guard, source, target: leg.1, datagrams };
+            Box::pin(conversation.hold(app, wanted)).await;
+            leg
+        });
+    }
+
+    /// A leg has ended by itself.
+    fn end(&mut self, leg: Leg) {
+        // A datagram may have begun it anew in the meantime.
+        if self.legs.get(&leg).is_some_and(mpsc::Sender::is_closed) {
+            self.legs.remove(&leg);
+        }
+        if self.guards.get(&leg.0).is_some_and(|guard| guard.strong_count() == 0) {
+            self.guards.remove(&leg.0);
+        }
+    }
+
+    /// The app's socket is gone: its legs end as their queues do.
+    fn close(&mut self, cookie: u64) {
+        if self.guards.remove(&cookie).is_some() {
+            self.legs.retain(|leg, _| leg.0 != cookie);
+        }
+    }
+}
+
+struct Conversation {
+    shared: Arc<Shared>,
+    guard: Arc<FlowGuard>,
+    source: SocketAddr,
+    target: SocketAddr,
+    datagrams: mpsc::Receiver<Bytes>,
+}
+
+impl Conversation {
+    async fn hold(mut self, app: App, wanted: crate::shared::Wanted) {
+        let decision = self.shared.decide(&app, &wanted.target).await;
+        match &decision.verdict {
+            Verdict::Relay(profile) => {
+                let policy = self.shared.policy();
+                let Some(link) = policy.active.get(profile).map(|active| Arc::clone(active.link()))
+                else {
+                    return;
+                };
+                self.relay(&link, &wanted.target).await;
+            }
+            Verdict::Direct(_) => self.direct(&wanted.target).await,
+            Verdict::Refuse(why) => self.guard.failed(why.to_string()),
+        }
+    }
+
+    async fn relay(&mut self, link: &Link, target: &offramp_rules::Target) {
+        let opened = match link.upstream() {
+            Ok(upstream) => upstream.open_udp(target).await,
+            Err(reason) => return self.guard.failed(reason),
+        };
+        let mut tunnel = match opened {
+            Ok(tunnel) => tunnel,
+            Err(error) => return self.guard.failed(crate::chain(&error)),
+        };
+        self.guard.opened(Way::Relay, Some(tunnel.server()));
+        let mut quiet_until = Instant::now() + IDLE;
+        loop {
+            tokio::select! {
+                sent = self.datagrams.recv() => match sent {
+                    Some(payload) => {
+                        self.count_sent(payload.len());
+                        tunnel.try_send(&payload);
+                    }
+                    None => return,
+                },
+                received = tunnel.recv() => match received {
+                    Some(payload) => if !self.deliver(&payload) { return },
+                    None => return self.guard.failed("the upstream ended the conversation"),
+                },
+                () = sleep_until(quiet_until) => return,
+            }
+            quiet_until = Instant::now() + IDLE;
+        }
+    }
+
+    async fn direct(&mut self, target: &offramp_rules::Target) {
+        let Ok(socket) = direct_socket(target).await else {
+            return self.guard.failed("the target cannot be reached directly");
+        };
+        self.guard.opened(Way::Direct, None);
+        let mut buffer = vec![0; 65_535];
+        let mut quiet_until = Instant::now() + IDLE;
+        loop {
+            tokio::select! {
+                sent = self.datagrams.recv() => match sent {
+                    Some(payload) => {
+                        self.count_sent(payload.len());
+                        let _ = socket.send(&payload).await;
+                    }
+                    None => return,
+                },
+                received = socket.recv(&mut buffer) => if let Ok(length) = received
+                    && !self.deliver(&buffer[..length]) { return },
+                () = sleep_until(quiet_until) => return,
+            }
+            quiet_until = Instant::now() + IDLE;
+        }
+    }
+
+    fn count_sent(&self, length: usize) {
+        let sent = &self.guard.counters().sent;
+        sent.fetch_add(length as u64, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Whether the app's socket is still there.
+    fn deliver(&self, payload: &[u8]) -> bool {
+        let received = &self.guard.counters().received;
+        received.fetch_add(payload.len() as u64, std::sync::atomic::Ordering::Relaxed);
+        match self.shared.replies.send(payload, self.target, self.source) {
+            // A refusal told of an earlier datagram, of whichever app: the socket's own end is
+            // told by the kernel programs.
+            Ok(()) => true,
+            Err(error) => {
+                tracing::debug!(error = %error, "datagram not delivered");
+                true
+            }
+        }
+    }
+}
+
+async fn direct_socket(target: &offramp_rules::Target) -> std::io::Result<tokio::net::UdpSocket> {
+    let host = match &target.host {
+        offramp_rules::Host::Name(name) => name.to_string(),
+        offramp_rules::Host::Address(address) => address.to_string(),
+    };
+    let address = tokio::net::lookup_host((host.as_str(), target.port))
+        .await?
+        .next()
+        .ok_or(std::io::ErrorKind::NotFound)?;
+    let any: SocketAddr = if address.is_ipv4() {
+        (std::net::Ipv4Addr::UNSPECIFIED, 0).into()
+    } else {
+        (std::net::Ipv6Addr::UNSPECIFIED, 0).into()
+    };
+    let socket = tokio::net::UdpSocket::bind(any).await?;
+    socket.connect(address).await?;
+    Ok(socket)
+}
