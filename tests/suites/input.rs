@@ -130,7 +130,29 @@ fn starts_that_cannot_succeed() {
     ));
     refuses_to_start(&daemon, &["state"]);
     lab.client().sh(&format!("umount {state}"));
-    assert_eq!(left(), before);
+
+    // A container: root by name, without the rights.
+    let mut command = lab.client().command("setpriv");
+    command.args(["--bounding-set=-all", "--inh-caps=-all", "--"]);
+    command
+        .arg(offramp_tests::binary("offrampd"))
+        .args(daemon.command().get_args().skip(6));
+    let said = Running::start(command).finish(LIMIT);
+    assert!(!said.status.success(), "no rights: {said}");
+
+    lab.client()
+        .sh("umount -l $(findmnt -rno TARGET -t cgroup2)");
+    refuses_to_start(&daemon, &["cgroup2"]);
+    assert_eq!(
+        left()
+            .lines()
+            .filter(|line| !line.contains("cgroup"))
+            .count(),
+        before
+            .lines()
+            .filter(|line| !line.contains("cgroup"))
+            .count()
+    );
 }
 
 /// With these, the daemon runs, refuses its apps, and its status says why.
@@ -235,4 +257,80 @@ fn gateway_port_in_use() {
     assert!(!said.status.success(), "{said}");
     assert!(said.to_string().contains(":443"), "{said}");
     drop(gateway);
+}
+
+/// Installs a profile into the daemon's directory.
+fn install(daemon: &Daemon<'_>, file: &std::path::Path) -> Finished {
+    let config = daemon.config("").display().to_string();
+    daemon.offramp(&[
+        "profile",
+        "install",
+        "--config",
+        &config,
+        &file.display().to_string(),
+    ])
+}
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn installing_and_removing() {
+    let lab = Lab::new();
+    let _gateway = Gateway::start(&lab);
+    let daemon = Daemon::start_with(&lab, &[]);
+    let file = lab.directory().join("profile.json");
+    let config = daemon.config("").display().to_string();
+    let works = || daemon.run(&["curl", "-sS", "http://203.0.113.11/"]).stdout;
+    let list = || daemon.offramp(&["profile", "list"]).success();
+    assert!(!list().contains("test.lab"));
+    std::fs::write(&file, "{").expect("the lab's directory is ours");
+    assert_eq!(install(&daemon, &file).status.code(), Some(1));
+    std::fs::write(&file, Daemon::profile().to_string()).expect("the lab's directory is ours");
+    let shown = file.display().to_string();
+    let line = ["profile", "install", "--config", &config, &shown];
+    let program = offramp_tests::binary("offramp").display().to_string();
+    let socket = daemon.socket().display().to_string();
+    let nobody = [&[program.as_str(), "--socket", &socket], &line[..]].concat();
+    assert_eq!(
+        lab.client().run_as(User::Nobody, &nobody).status.code(),
+        Some(2)
+    );
+    assert_eq!(install(&daemon, &file).status.code(), Some(0));
+    wait_until("the profile is in force", LIMIT, || {
+        works().contains("peer=10.90.2.2:")
+    });
+    assert!(list().contains("test.lab"));
+    assert!(
+        daemon
+            .offramp(&["profile", "show", "test.lab"])
+            .success()
+            .contains("test.lab")
+    );
+    assert_eq!(install(&daemon, &file).status.code(), Some(3));
+    let remove = daemon.offramp(&["profile", "remove", "--config", &config, "test.lab"]);
+    assert_eq!(remove.status.code(), Some(0), "{remove}");
+    wait_until("the profile is gone", LIMIT, || {
+        !list().contains("test.lab")
+    });
+}
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn a_full_disk() {
+    let lab = Lab::new();
+    let daemon = Daemon::prepare(&lab);
+    let managed = daemon.config("policies/managed").display().to_string();
+    lab.client().sh(&format!(
+        "mount -t tmpfs -o size=16k tmpfs {managed}
+         dd if=/dev/zero of={managed}/.filler bs=1k count=64 2>/dev/null || true"
+    ));
+    let file = lab.directory().join("profile.json");
+    std::fs::write(&file, Daemon::profile().to_string()).expect("the lab's directory is ours");
+    let said = install(&daemon, &file);
+    assert!(!said.status.success(), "{said}");
+    assert!(said.to_string().contains("No space left"), "{said}");
+    assert_eq!(
+        lab.client().sh(&format!("ls {managed}")),
+        "",
+        "nothing is left half-written"
+    );
 }
