@@ -1,9 +1,12 @@
 use std::error::Error as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use offramp_upstream::{OpenError, State};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 use crate::fake::{self, Identity, Proxy, Running, builder, target};
 use crate::limited;
@@ -180,6 +183,49 @@ async fn a_probe_opens_a_connection_beside_the_old_one() {
         tunnel.write_all(b"still").await.unwrap();
         tunnel.read_exact(&mut [0; 5]).await.unwrap();
         running.upstream.open_tcp(&target()).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_probe_leaves_a_connection_that_does_not_answer() {
+    limited(async {
+        let freeze = Arc::new(Notify::new());
+        let frozen = freeze.clone();
+        let proxy = Proxy::new(&Identity::new(&["h2"]), move |stream, number| {
+            let frozen = frozen.clone();
+            async move {
+                if number > 0 {
+                    return fake::http2(stream, &builder(), fake::echo).await;
+                }
+                let mut connection = builder().handshake(stream).await.unwrap();
+                let mut requests = JoinSet::new();
+                let serve = async {
+                    while let Some(Ok((request, respond))) = connection.accept().await {
+                        requests.spawn(fake::echo(request, respond));
+                    }
+                };
+                tokio::select! {
+                    () = serve => {}
+                    () = frozen.notified() => std::future::pending().await,
+                }
+            }
+        })
+        .await;
+        let running = Running::new(vec![proxy.server("one")]);
+        let mut old = running.upstream.open_tcp(&target()).await.unwrap();
+        freeze.notify_one();
+        running.upstream.probe();
+        let began = Instant::now();
+        let mut tunnel = running.upstream.open_tcp(&target()).await.unwrap();
+        tunnel.write_all(b"new").await.unwrap();
+        tunnel.read_exact(&mut [0; 3]).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(1));
+        let error = old.read(&mut [0; 1]).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        assert!(began.elapsed() < Duration::from_secs(5));
+        let state = running.upstream.state().borrow().clone();
+        assert!(matches!(state, State::Connected { .. }), "{state:?}");
     })
     .await;
 }
