@@ -5,12 +5,13 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
+use super::parts::{PREFIX, names, stale};
+
 /// Addresses for documentation: nobody's on the real network.
 pub(super) const APP: &str = "192.0.2.2";
 pub(super) const PROXY: &str = "198.51.100.2";
 pub(super) const ORIGIN: &str = "203.0.113.2";
 
-const PREFIX: &str = "offramp-demo-";
 const NAMESPACES: &str = "/run/netns";
 
 /// The namespaces, which are removed with it.
@@ -117,41 +118,7 @@ fn remove(name: &str) {
 }
 
 fn remove_stale() {
-    let Ok(entries) = std::fs::read_dir(NAMESPACES) else {
-        return;
-    };
-    for name in entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok())
-    {
-        if stale(&name, |id| Path::new("/proc").join(id.to_string()).exists()) {
-            remove(&name);
-        }
-    }
-}
-
-/// Whether a name is one of a demo that is no more.
-fn stale(name: &str, lives: impl Fn(u32) -> bool) -> bool {
-    name.strip_prefix(PREFIX)
-        .and_then(|rest| rest.split('-').next())
-        .and_then(|id| id.parse().ok())
-        .is_some_and(|id| !lives(id))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_names_of_dead_demos_are_stale() {
-        let lives = |id| id == 7;
-        for (name, expected) in [
-            ("offramp-demo-8-app", true),
-            ("offramp-demo-7-app", false),
-            ("offramp-demo-x-app", false),
-            ("work", false),
-        ] {
-            assert_eq!(stale(name, lives), expected, "{name}");
-        }
+    for name in names(Path::new(NAMESPACES)).filter(|name| stale(name)) {
+        remove(&name);
     }
 }

@@ -11,7 +11,9 @@ use tokio::process::ChildStdout;
 use tokio::time::{sleep, timeout};
 
 use super::network::{APP, Network, ORIGIN, PROXY};
-use super::parts::{Folder, PROFILE, Program, daemon, entering, gateway, managed};
+use super::parts::{
+    Folder, PROFILE, Program, beside, daemon, entering, gateway, leftovers, managed,
+};
 use super::table::{self, Row};
 use crate::output;
 
@@ -37,6 +39,12 @@ pub(super) async fn tell() -> anyhow::Result<()> {
     rows.push(stage.unmanaged_is_direct().await?);
     output::print(&format!("\n{}\n", table::render(&rows, output::colour())))?;
     drop(stage);
+    let left = leftovers();
+    ensure!(
+        left.is_empty(),
+        "not everything could be removed: {}",
+        left.join(", ")
+    );
     output::print(
         "The managed curl went through the proxy, and nowhere while the proxy was away.\n\
          The other one was left alone. Everything is removed again.\n",
@@ -67,11 +75,14 @@ struct Curl {
 
 impl Stage {
     async fn set() -> anyhow::Result<Self> {
+        for program in ["offramp-gateway", "offrampd"] {
+            beside(program)?;
+        }
         let folder = Folder::new()?;
         let network = Network::new()?;
         folder.certify(PROXY)?;
         let origin_line = [
-            super::parts::beside("offramp")?.into_os_string(),
+            beside("offramp")?.into_os_string(),
             "demo-origin".into(),
             "--listen".into(),
             format!("{ORIGIN}:80").into(),
