@@ -1,6 +1,8 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,10 +34,9 @@ const MAX_FRAME: u32 = 256 << 10;
 /// Bytes of one stream that wait for the connection.
 const SEND_BUFFER: usize = 1 << 20;
 const STREAMS: u32 = 1000;
-/// What unread small frames may cost before the connection is ended, in the unit of
-/// [`h2::server::Builder::data_frame_budget`]: each takes up to 256 of it. The default is used up
-/// by one stalled flow of keystrokes, and takes all others with it.
-const SMALL_FRAMES: usize = 256 << 20;
+/// What small frames may cost between two turns of the flows that take them, in the unit of
+/// [`h2::server::Builder::data_frame_budget`]: each takes up to 256 of it.
+const SMALL_FRAMES: usize = 64 << 20;
 const MAX_HEAD: u32 = 32 << 10;
 /// How often a client is asked whether it is there; it has as long to answer.
 const PING: Duration = Duration::from_secs(30);
@@ -222,9 +223,20 @@ async fn relay(
     drop(respond);
     flow.answered(200);
     let mut tunnel = Tunnel::new(body, send);
-    let end = far.relay(&mut tunnel, service, &flow.counters).await;
+    let inbox = tunnel.inbox();
+    let end = {
+        let mut relaying = pin!(far.relay(&mut tunnel, service, &flow.counters));
+        poll_fn(|cx| {
+            // A reset is acted on even while the target takes nothing and nobody reads.
+            if let Err(error) = tunnel::lock(&inbox).gather(cx) {
+                return Poll::Ready(End::AppReset(error));
+            }
+            relaying.as_mut().poll(cx)
+        })
+        .await
+    };
     match end {
-        End::Closed => tunnel.close(),
+        End::Closed => {}
         // RFC 9113 section 8.5: what a TCP error becomes.
         End::FarReset(_) => tunnel.reset(Reason::CONNECT_ERROR),
         End::AppReset(_) | End::Idle | End::HalfClosedIdle | End::Stopped => {

@@ -145,11 +145,15 @@ impl Far {
     {
         let stop = &service.abort;
         match self.socket {
-            Socket::Tcp(mut target) => {
+            Socket::Tcp(target) => {
+                let mut target = ResetOnDrop(Some(target));
+                let Some(stream) = &mut target.0 else {
+                    return End::Stopped;
+                };
                 let end =
-                    offramp_relay::copy(client, &mut target, &service.limits, counters, stop).await;
-                if !end.is_clean() {
-                    offramp_relay::reset(target);
+                    offramp_relay::copy(client, stream, &service.limits, counters, stop).await;
+                if end.is_clean() {
+                    target.0 = None;
                 }
                 end
             }
@@ -162,6 +166,17 @@ impl Far {
                 }
                 end
             }
+        }
+    }
+}
+
+/// Resets the target wherever a flow is broken off, by its task's abort too.
+struct ResetOnDrop(Option<TcpStream>);
+
+impl Drop for ResetOnDrop {
+    fn drop(&mut self) {
+        if let Some(stream) = self.0.take() {
+            offramp_relay::reset(stream);
         }
     }
 }

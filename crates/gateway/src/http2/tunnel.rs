@@ -1,35 +1,36 @@
 use std::io;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+pub(super) use inbox::Inbox;
+
+mod inbox;
+
 /// The two halves of one HTTP/2 stream as a byte stream.
 pub(super) struct Tunnel {
-    recv: RecvStream,
+    // Only the flow's own task locks it: the reader here, and `gather` just before.
+    inbox: Arc<Mutex<Inbox>>,
     send: SendStream<Bytes>,
-    left: Bytes,
     sent_end: bool,
 }
 
 impl Tunnel {
     pub(super) fn new(recv: RecvStream, send: SendStream<Bytes>) -> Self {
         Self {
-            recv,
+            inbox: Arc::new(Mutex::new(Inbox::new(recv))),
             send,
-            left: Bytes::new(),
             sent_end: false,
         }
     }
 
-    /// Ends the stream's own half if it is still open.
-    pub(super) fn close(&mut self) {
-        if !self.sent_end {
-            self.sent_end = true;
-            let _ = self.send.send_data(Bytes::new(), true);
-        }
+    /// What has come from the client, to be gathered while nobody reads.
+    pub(super) fn inbox(&self) -> Arc<Mutex<Inbox>> {
+        self.inbox.clone()
     }
 
     pub(super) fn reset(mut self, reason: Reason) {
@@ -37,27 +38,18 @@ impl Tunnel {
     }
 }
 
+/// Takes the lock; nothing panics while it is held.
+pub(super) fn lock(inbox: &Mutex<Inbox>) -> MutexGuard<'_, Inbox> {
+    inbox.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl AsyncRead for Tunnel {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        while self.left.is_empty() {
-            match ready!(self.recv.poll_data(cx)) {
-                Some(Ok(data)) => self.left = data,
-                Some(Err(error)) => return Poll::Ready(Err(broken(error))),
-                None => return Poll::Ready(Ok(())),
-            }
-        }
-        let size = self.left.len().min(buf.remaining());
-        buf.put_slice(&self.left[..size]);
-        self.left.advance(size);
-        self.recv
-            .flow_control()
-            .release_capacity(size)
-            .map_err(broken)?;
-        Poll::Ready(Ok(()))
+        lock(&self.inbox).poll_read(cx, buf)
     }
 }
 
