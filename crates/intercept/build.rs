@@ -9,8 +9,8 @@ const SOURCE: &str = "src/bpf/capture.bpf.c";
 
 fn main() {
     println!("cargo:rerun-if-changed=src/bpf");
-    let skeleton =
-        PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("capture.skel.rs");
+    let skeleton = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"))
+        .join("capture.skel.rs");
     SkeletonBuilder::new()
         .source(SOURCE)
         .clang_args(include_arguments())
@@ -20,7 +20,9 @@ fn main() {
 
 /// Debian and its kin keep `asm/types.h` in a folder named after the architecture.
 fn include_arguments() -> Vec<String> {
-    let Ok(output) = Command::new("cc").arg("-print-multiarch").output() else { return Vec::new() };
+    let Ok(output) = Command::new("cc").arg("-print-multiarch").output() else {
+        return Vec::new();
+    };
     match String::from_utf8_lossy(&output.stdout).trim() {
         "" => Vec::new(),
         triple => vec![format!("-I/usr/include/{triple}")],

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use offramp_profile::{Asset, Credentials, Method, Profile, Server};
-use offramp_rules::{Host, ProfileId, Reason, State};
+use offramp_rules::{Host, Reason, State};
 use offramp_upstream::{
     Authorization, Config, Secret, State as UpstreamState, Timeouts, Trust, Upstream,
 };
@@ -41,11 +41,18 @@ impl Active {
         let servers = servers(&profile, credentials);
         let link = before
             .filter(|before| before.link.upstream.is_ok() && before.link.servers == servers)
-            .map_or_else(|| Arc::new(Link::start(servers, changed)), |b| Arc::clone(&b.link));
+            .map_or_else(
+                || Arc::new(Link::start(servers, changed)),
+                |b| Arc::clone(&b.link),
+            );
         if let Err(reason) = &link.upstream {
             tracing::warn!(profile = %profile.id(), error = reason, "profile cannot be used");
         }
-        Self { profile, owner, link }
+        Self {
+            profile,
+            owner,
+            link,
+        }
     }
 
     /// The connections, or why there are none.
@@ -68,17 +75,15 @@ impl Active {
 
     /// Whether UDP can be carried, as far as that is known.
     pub(crate) fn carries_udp(&self) -> bool {
-        let Ok(upstream) = &self.link.upstream else { return false };
+        let Ok(upstream) = &self.link.upstream else {
+            return false;
+        };
         match &*upstream.state().borrow() {
             UpstreamState::Connected { udp, .. } => *udp,
             // Not known: flows are held or tried.
             UpstreamState::Connecting | UpstreamState::Reasserting { .. } => true,
             UpstreamState::Disconnected { .. } => false,
         }
-    }
-
-    pub(crate) fn id(&self) -> &ProfileId {
-        self.profile.id()
     }
 }
 
@@ -90,14 +95,22 @@ impl Link {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let upstream = servers.clone().and_then(|servers| {
-            Upstream::new(Config { servers, timeouts: Timeouts::default() })
-                .map(Arc::new)
-                .map_err(|error| error.to_string())
+            Upstream::new(Config {
+                servers,
+                timeouts: Timeouts::default(),
+            })
+            .map(Arc::new)
+            .map_err(|error| error.to_string())
         });
         if let Ok(upstream) = &upstream {
             keep(upstream, changed, &stop, &mut tasks);
         }
-        Self { servers, upstream, _tasks: tasks, _stop: stop.drop_guard() }
+        Self {
+            servers,
+            upstream,
+            _tasks: tasks,
+            _stop: stop.drop_guard(),
+        }
     }
 
     pub(crate) fn upstream(&self) -> Result<&Arc<Upstream>, &str> {
@@ -125,19 +138,22 @@ fn servers(
     profile: &Profile,
     credentials: &Credentials,
 ) -> Result<Vec<offramp_upstream::Server>, String> {
-    profile.servers.iter().map(|server| convert(server, credentials)).collect()
+    profile
+        .servers
+        .iter()
+        .map(|server| convert(server, credentials))
+        .collect()
 }
 
-fn convert(
-    server: &Server,
-    credentials: &Credentials,
-) -> Result<offramp_upstream::Server, String> {
+fn convert(server: &Server, credentials: &Credentials) -> Result<offramp_upstream::Server, String> {
     let trust = match &server.anchors {
         None => Trust::System,
         Some(Asset::Inline(pem)) => Trust::Anchors(pem.expose().as_bytes().to_vec()),
-        Some(asset) => {
-            Trust::Anchors(credentials.anchors(asset).map_err(|error| error.to_string())?)
-        }
+        Some(asset) => Trust::Anchors(
+            credentials
+                .anchors(asset)
+                .map_err(|error| error.to_string())?,
+        ),
     };
     let authorization = match &server.authentication {
         None => None,
@@ -147,7 +163,10 @@ fn convert(
                     .password(&authentication.asset)
                     .map_err(|error| error.to_string())?;
                 let password = Secret::new(found.password.expose());
-                Authorization::Password { user: found.user, password }
+                Authorization::Password {
+                    user: found.user,
+                    password,
+                }
             }
             Method::Bearer => {
                 let token = credentials

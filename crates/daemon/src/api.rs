@@ -30,7 +30,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::body::AnswerBody;
-pub use self::peer::Peer;
+pub(crate) use self::peer::Peer;
 
 /// How long a connection may be idle, or take to send the head of a request.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
@@ -43,7 +43,7 @@ const CALL_LIMIT: Duration = Duration::from_secs(30);
 ///
 /// Users other than root see and change only what is theirs; an implementor decides that by the
 /// peer's uid. A call is dropped when it takes longer than 30 s.
-pub trait Api: Send + Sync + 'static {
+pub(crate) trait Api: Send + Sync + 'static {
     /// How the daemon and the profiles stand.
     fn status(&self, peer: &Peer) -> impl Future<Output = Result<Status, Refusal>> + Send;
     /// The live flows.
@@ -97,7 +97,11 @@ pub trait Api: Send + Sync + 'static {
 }
 
 /// Answers one client until it leaves; after `stop` the answer under way is still finished.
-pub async fn serve_connection(stream: UnixStream, api: Arc<impl Api>, stop: CancellationToken) {
+pub(crate) async fn serve_connection(
+    stream: UnixStream,
+    api: Arc<impl Api>,
+    stop: CancellationToken,
+) {
     let peer = match Peer::of(&stream) {
         Ok(peer) => Arc::new(peer),
         Err(error) => {

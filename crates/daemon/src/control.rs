@@ -37,14 +37,41 @@ impl Desk {
         let id = profile.id();
         let active = policy.active.get(id);
         let on = !self.shared.off().contains(id);
-        let state = active.map(|active| active.link().upstream().map(|up| up.state().borrow().clone()));
+        let state = active.map(|active| {
+            active
+                .link()
+                .upstream()
+                .map(|up| up.state().borrow().clone())
+        });
         let (state, reason, server, protocol, udp) = match state {
-            None => (ProfileState::Disconnected, Some("it is disabled".into()), None, None, None),
-            Some(Err(reason)) => (ProfileState::Disconnected, Some(reason.into()), None, None, None),
-            Some(Ok(UpstreamState::Connecting)) => (ProfileState::Connecting, None, None, None, None),
-            Some(Ok(UpstreamState::Connected { server, protocol, udp })) => {
-                (ProfileState::Connected, None, Some(server), Some(protocol.into()), Some(udp))
+            None => (
+                ProfileState::Disconnected,
+                Some("it is disabled".into()),
+                None,
+                None,
+                None,
+            ),
+            Some(Err(reason)) => (
+                ProfileState::Disconnected,
+                Some(reason.into()),
+                None,
+                None,
+                None,
+            ),
+            Some(Ok(UpstreamState::Connecting)) => {
+                (ProfileState::Connecting, None, None, None, None)
             }
+            Some(Ok(UpstreamState::Connected {
+                server,
+                protocol,
+                udp,
+            })) => (
+                ProfileState::Connected,
+                None,
+                Some(server),
+                Some(protocol.into()),
+                Some(udp),
+            ),
             Some(Ok(UpstreamState::Reasserting { reason })) => {
                 (ProfileState::Reasserting, Some(reason), None, None, None)
             }
@@ -64,15 +91,27 @@ impl Desk {
             order: profile.rules.order.into(),
             enabled: profile.rules.enabled,
             on,
-            state: if on { state } else { ProfileState::Disconnected },
-            reason: if on { reason } else { Some("it is switched off".into()) },
+            state: if on {
+                state
+            } else {
+                ProfileState::Disconnected
+            },
+            reason: if on {
+                reason
+            } else {
+                Some("it is switched off".into())
+            },
             server,
             protocol,
             udp,
             apps: own.map(|(.., tasks)| tasks).sum(),
             flows: self.shared.flows.count_of(id, uid),
             token: Some(profile.token.clone()),
-            source: profile.source.file.as_ref().map(|file| file.display().to_string()),
+            source: profile
+                .source
+                .file
+                .as_ref()
+                .map(|file| file.display().to_string()),
         }
     }
 
@@ -87,7 +126,10 @@ impl Desk {
         let mut profiles: Vec<_> = policy.loaded.profiles.iter().chain(own).collect();
         profiles.sort_by(|a, b| a.rules.cmp(&b.rules));
         let uid = scope(peer);
-        profiles.into_iter().map(|profile| self.describe(profile, &policy, uid)).collect()
+        profiles
+            .into_iter()
+            .map(|profile| self.describe(profile, &policy, uid))
+            .collect()
     }
 
     fn counters(&self) -> BTreeMap<String, u64> {
@@ -102,18 +144,29 @@ impl Desk {
             ("dropped_datagrams", &counts.dropped_datagrams),
         ];
         let own = own.map(|(name, count)| (name.to_owned(), count.load(Ordering::Relaxed)));
-        let kernel = Counter::ALL
-            .map(|(counter, name)| (format!("kernel_{name}"), self.shared.capture.counter(counter)));
+        let kernel = Counter::ALL.map(|(counter, name)| {
+            (
+                format!("kernel_{name}"),
+                self.shared.capture.counter(counter),
+            )
+        });
         own.into_iter().chain(kernel).collect()
     }
 
     /// The profile that a command asks for by name, or the only one.
     fn chosen(&self, request: &RunRequest) -> Result<ProfileId, Refusal> {
         let policy = self.shared.policy();
-        let enabled: Vec<_> =
-            policy.loaded.profiles.iter().filter(|profile| profile.rules.enabled).collect();
+        let enabled: Vec<_> = policy
+            .loaded
+            .profiles
+            .iter()
+            .filter(|profile| profile.rules.enabled)
+            .collect();
         let names = || {
-            let names: Vec<_> = enabled.iter().map(|profile| profile.id().as_str()).collect();
+            let names: Vec<_> = enabled
+                .iter()
+                .map(|profile| profile.id().as_str())
+                .collect();
             format!("the profiles are: {}", names.join(", "))
         };
         match (&request.profile, enabled.as_slice()) {
@@ -140,30 +193,44 @@ impl Desk {
     /// Labels the asking process. To be called with `changing` held.
     async fn label(&self, peer: &Peer, profile: &ProfileId, app: u32) -> Result<(), Refusal> {
         let failed = |error: &dyn std::error::Error| {
-            Refusal::new(Code::Unavailable, format!("cannot capture: {}", crate::chain(error)))
+            Refusal::new(
+                Code::Unavailable,
+                format!("cannot capture: {}", crate::chain(error)),
+            )
         };
         if threads(peer.pid) != Some(1) {
-            return Err(Refusal::new(Code::BadRequest, "the asking process has several threads"));
+            return Err(Refusal::new(
+                Code::BadRequest,
+                "the asking process has several threads",
+            ));
         }
-        let known = self.shared.capture.label_of(peer.pidfd.as_fd()).map_err(|error| failed(&error))?;
+        let known = self
+            .shared
+            .capture
+            .label_of(peer.pidfd.as_fd())
+            .map_err(|error| failed(&error))?;
         let policy = self.shared.policy();
         if let Some((class, _)) = known
             && let Some(current) = self.shared.classes().get(&class)
-            && policy.active.get(current).is_some_and(|active| active.profile.rules.layer == Layer::Managed)
+            && policy
+                .active
+                .get(current)
+                .is_some_and(|active| active.profile.rules.layer == Layer::Managed)
             && current != profile
-            && peer.uid != 0
+            && !peer.is_root()
         {
             return Err(Refusal::new(
                 Code::NotPermitted,
                 format!("this process is under the managed profile {current} and stays there"),
             ));
         }
-        let (class, _) = self
-            .shared
-            .class_for(profile)
-            .ok_or_else(|| Refusal::new(Code::Unavailable, "too many profiles have running apps"))?;
+        let (class, _) = self.shared.class_for(profile).ok_or_else(|| {
+            Refusal::new(Code::Unavailable, "too many profiles have running apps")
+        })?;
         let world = Arc::clone(&self.shared.world.borrow());
-        self.shared.publish_class(class, profile, &policy, &world).await;
+        self.shared
+            .publish_class(class, profile, &policy, &world)
+            .await;
         self.shared
             .capture
             .label(peer.pidfd.as_fd(), class, app, peer.uid)
@@ -172,15 +239,23 @@ impl Desk {
 
     fn notices(&self, profile: &ProfileId) -> Vec<String> {
         let policy = self.shared.policy();
-        let Some(active) = policy.active.get(profile) else { return Vec::new() };
+        let Some(active) = policy.active.get(profile) else {
+            return Vec::new();
+        };
         if self.shared.off().contains(profile) {
-            return vec![format!("{profile} is switched off: connections are refused until `offramp on`")];
+            return vec![format!(
+                "{profile} is switched off: connections are refused until `offramp on`"
+            )];
         }
         match active.link().upstream() {
-            Err(reason) => vec![format!("{profile} cannot be used, connections are refused: {reason}")],
+            Err(reason) => vec![format!(
+                "{profile} cannot be used, connections are refused: {reason}"
+            )],
             Ok(upstream) => match &*upstream.state().borrow() {
                 UpstreamState::Disconnected { reason } => {
-                    vec![format!("{profile} is disconnected, connections are refused until it is back: {reason}")]
+                    vec![format!(
+                        "{profile} is disconnected, connections are refused until it is back: {reason}"
+                    )]
                 }
                 _ => Vec::new(),
             },
@@ -190,7 +265,14 @@ impl Desk {
 
 impl Api for Desk {
     async fn status(&self, peer: &Peer) -> Result<Status, Refusal> {
-        let problems = self.shared.policy().loaded.problems.iter().map(problem).collect();
+        let problems = self
+            .shared
+            .policy()
+            .loaded
+            .problems
+            .iter()
+            .map(problem)
+            .collect();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
             instance: self.shared.config.instance.clone(),
@@ -198,7 +280,11 @@ impl Api for Desk {
             uptime_ms: self.shared.started.elapsed().as_millis() as u64,
             profiles: self.visible(peer),
             problems,
-            counters: if peer.uid == 0 { self.counters() } else { BTreeMap::new() },
+            counters: if peer.is_root() {
+                self.counters()
+            } else {
+                BTreeMap::new()
+            },
         })
     }
 
@@ -215,13 +301,17 @@ impl Api for Desk {
         let app = self.shared.next_app();
         let profile = match &request.server {
             Some(_) if request.profile.is_some() => {
-                return Err(Refusal::new(Code::BadRequest, "a profile and a server are named: name one"));
+                return Err(Refusal::new(
+                    Code::BadRequest,
+                    "a profile and a server are named: name one",
+                ));
             }
             Some(server) => {
                 let id = format!("run-{app}");
                 let folder = self.shared.config.ephemeral();
-                let made = ephemeral::create(&folder, &id, peer.uid, &server.url, server.ca_pem.clone())
-                    .map_err(|found| invalid(&[found]))?;
+                let made =
+                    ephemeral::create(&folder, &id, peer.uid, &server.url, server.ca_pem.clone())
+                        .map_err(|found| invalid(&[found]))?;
                 let id = ProfileId::new(&id);
                 self.shared.add_ephemeral(id.clone(), made);
                 self.shared.reload_ephemeral().await;
@@ -238,25 +328,36 @@ impl Api for Desk {
         }
         tracing::debug!(pid = peer.pid, uid = peer.uid, profile = %profile, program = request.program, "app launched");
         let notices = self.notices(&profile);
-        Ok(RunAnswer { profile: profile.to_string(), label: app.into(), notices })
+        Ok(RunAnswer {
+            profile: profile.to_string(),
+            label: app.into(),
+            notices,
+        })
     }
 
     async fn switch(&self, peer: &Peer, request: SwitchRequest) -> Result<SwitchAnswer, Refusal> {
         let _changing = self.shared.changing.lock().await;
         let policy = self.shared.policy();
-        let may = |owner: Option<u32>| peer.uid == 0 || owner == Some(peer.uid);
+        let may = |owner: Option<u32>| peer.is_root() || owner == Some(peer.uid);
         let mut off = self.shared.off();
         let mut changed = Vec::new();
         for (id, active) in &policy.active {
             match &request.profile {
                 Some(wanted) if wanted != id.as_str() => continue,
                 Some(_) if !may(active.owner) => {
-                    return Err(Refusal::new(Code::NotPermitted, format!("only root may switch {id}")));
+                    return Err(Refusal::new(
+                        Code::NotPermitted,
+                        format!("only root may switch {id}"),
+                    ));
                 }
                 None if !may(active.owner) => continue,
                 _ => {}
             }
-            let was = if request.on { off.remove(id) } else { off.insert(id.clone()) };
+            let was = if request.on {
+                off.remove(id)
+            } else {
+                off.insert(id.clone())
+            };
             if was {
                 changed.push(id.to_string());
             }
@@ -264,11 +365,17 @@ impl Api for Desk {
         if let Some(wanted) = &request.profile
             && !policy.active.contains_key(&ProfileId::new(wanted))
         {
-            return Err(Refusal::new(Code::NotFound, format!("there is no enabled profile {wanted}")));
+            return Err(Refusal::new(
+                Code::NotFound,
+                format!("there is no enabled profile {wanted}"),
+            ));
         }
         self.state.set_off(&off).map_err(|error| {
             let folder = self.shared.config.state.display();
-            Refusal::new(Code::Unavailable, format!("cannot write the state folder {folder}: {error}"))
+            Refusal::new(
+                Code::Unavailable,
+                format!("cannot write the state folder {folder}: {error}"),
+            )
         })?;
         self.shared.set_off(off);
         self.shared.publish().await;
@@ -282,12 +389,22 @@ impl Api for Desk {
     async fn profile(&self, peer: &Peer, identifier: String) -> Result<ProfileText, Refusal> {
         let id = ProfileId::new(&identifier);
         let policy = self.shared.policy();
-        let owned = policy.active.get(&id).filter(|active| active.owner.is_some_and(|uid| sees(peer, uid)));
-        let profile = policy.loaded.find(&id).or_else(|| owned.map(|active| &active.profile));
-        let profile = profile
-            .ok_or_else(|| Refusal::new(Code::NotFound, format!("there is no profile {identifier}")))?;
+        let owned = policy
+            .active
+            .get(&id)
+            .filter(|active| active.owner.is_some_and(|uid| sees(peer, uid)));
+        let profile = policy
+            .loaded
+            .find(&id)
+            .or_else(|| owned.map(|active| &active.profile));
+        let profile = profile.ok_or_else(|| {
+            Refusal::new(Code::NotFound, format!("there is no profile {identifier}"))
+        })?;
         let text = profile.source.text.to_string();
-        Ok(ProfileText { status: self.describe(profile, &policy, scope(peer)), text })
+        Ok(ProfileText {
+            status: self.describe(profile, &policy, scope(peer)),
+            text,
+        })
     }
 
     async fn install_profile(&self, peer: &Peer, text: String) -> Result<StoreAnswer, Refusal> {
@@ -299,18 +416,34 @@ impl Api for Desk {
             Err(ChangeError::Invalid(problems)) => return Err(invalid(&problems)),
             Err(error) => return Err(Refusal::new(Code::Unavailable, crate::chain(&error))),
         };
-        let read = offramp_profile::read(&text, None, Layer::Managed).map_err(|found| invalid(&found))?;
-        let identifier = read.first().map(|profile| profile.id().to_string()).unwrap_or_default();
+        let read =
+            offramp_profile::read(&text, None, Layer::Managed).map_err(|found| invalid(&found))?;
+        let identifier = read
+            .first()
+            .map(|profile| profile.id().to_string())
+            .unwrap_or_default();
         self.shared.reload().await;
-        Ok(StoreAnswer { identifier, changed, problems: Vec::new() })
+        Ok(StoreAnswer {
+            identifier,
+            changed,
+            problems: Vec::new(),
+        })
     }
 
-    async fn remove_profile(&self, peer: &Peer, identifier: String) -> Result<StoreAnswer, Refusal> {
+    async fn remove_profile(
+        &self,
+        peer: &Peer,
+        identifier: String,
+    ) -> Result<StoreAnswer, Refusal> {
         root(peer, "remove a profile")?;
         offramp_profile::remove(&self.shared.config.config, &identifier)
             .map_err(|error| Refusal::new(Code::NotFound, crate::chain(&error)))?;
         self.shared.reload().await;
-        Ok(StoreAnswer { identifier, changed: true, problems: Vec::new() })
+        Ok(StoreAnswer {
+            identifier,
+            changed: true,
+            problems: Vec::new(),
+        })
     }
 
     async fn doctor(&self, peer: &Peer) -> Result<Vec<Check>, Refusal> {
@@ -320,7 +453,14 @@ impl Api for Desk {
     async fn reload(&self, peer: &Peer) -> Result<ReloadAnswer, Refusal> {
         root(peer, "reload")?;
         let changed = self.shared.reload().await;
-        let problems = self.shared.policy().loaded.problems.iter().map(problem).collect();
+        let problems = self
+            .shared
+            .policy()
+            .loaded
+            .problems
+            .iter()
+            .map(problem)
+            .collect();
         Ok(ReloadAnswer { changed, problems })
     }
 
@@ -338,18 +478,21 @@ impl Api for Desk {
 
 /// Whose things this user sees; none means everybody's.
 fn scope(peer: &Peer) -> Option<u32> {
-    (peer.uid != 0).then_some(peer.uid)
+    (!peer.is_root()).then_some(peer.uid)
 }
 
 fn sees(peer: &Peer, owner: u32) -> bool {
-    peer.uid == 0 || peer.uid == owner
+    peer.is_root() || peer.uid == owner
 }
 
 fn root(peer: &Peer, what: &str) -> Result<(), Refusal> {
-    match peer.uid {
-        0 => Ok(()),
-        _ => Err(Refusal::new(Code::NotPermitted, format!("only root may {what}"))),
+    if peer.is_root() {
+        return Ok(());
     }
+    Err(Refusal::new(
+        Code::NotPermitted,
+        format!("only root may {what}"),
+    ))
 }
 
 fn layer(profile: &Profile, made_by_run: bool) -> &'static str {
@@ -363,7 +506,10 @@ fn layer(profile: &Profile, made_by_run: bool) -> &'static str {
 }
 
 fn invalid(problems: &[Problem]) -> Refusal {
-    let first = problems.first().map(ToString::to_string).unwrap_or_default();
+    let first = problems
+        .first()
+        .map(ToString::to_string)
+        .unwrap_or_default();
     let mut refusal = Refusal::new(Code::Invalid, first);
     refusal.problems = problems.iter().map(problem).collect();
     refusal
@@ -378,7 +524,9 @@ fn problem(found: &Problem) -> control::Problem {
         code: Some(found.code.to_string()),
         file: found.file.as_ref().map(|file| file.display().to_string()),
         line: u32::try_from(found.line).ok().filter(|line| *line > 0),
-        column: u32::try_from(found.column).ok().filter(|column| *column > 0),
+        column: u32::try_from(found.column)
+            .ok()
+            .filter(|column| *column > 0),
         key: Some(found.key_path.clone()).filter(|key| !key.is_empty()),
         message: found.message.clone(),
         hint: found.hint.clone(),
@@ -388,5 +536,10 @@ fn problem(found: &Problem) -> control::Problem {
 /// How many threads a process has.
 fn threads(pid: u32) -> Option<u32> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("Threads:"))?.trim().parse().ok()
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("Threads:"))?
+        .trim()
+        .parse()
+        .ok()
 }

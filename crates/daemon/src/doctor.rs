@@ -12,7 +12,11 @@ pub(crate) async fn examine(shared: &Shared, profiles: Vec<ProfileStatus>) -> Ve
         .into_iter()
         .map(|found| Check {
             name: found.name.into(),
-            outcome: if found.remedy.is_some() { Outcome::Failure } else { Outcome::Ok },
+            outcome: if found.remedy.is_some() {
+                Outcome::Failure
+            } else {
+                Outcome::Ok
+            },
             detail: found.detail,
             remedy: found.remedy,
         })
@@ -26,7 +30,12 @@ pub(crate) async fn examine(shared: &Shared, profiles: Vec<ProfileStatus>) -> Ve
 }
 
 fn ok(name: &str, detail: impl Into<String>) -> Check {
-    Check { name: name.into(), outcome: Outcome::Ok, detail: detail.into(), remedy: None }
+    Check {
+        name: name.into(),
+        outcome: Outcome::Ok,
+        detail: detail.into(),
+        remedy: None,
+    }
 }
 
 fn warning(name: &str, detail: impl Into<String>, remedy: &str) -> Check {
@@ -55,7 +64,10 @@ async fn ipv6(shared: &Shared) -> Check {
     if shared.capture.survey().await.ipv6 {
         ok("ipv6", "managed apps have IPv6")
     } else {
-        ok("ipv6", "this machine has no global IPv6 address: managed apps use IPv4 alone")
+        ok(
+            "ipv6",
+            "this machine has no global IPv6 address: managed apps use IPv4 alone",
+        )
     }
 }
 
@@ -63,7 +75,10 @@ fn dropped(shared: &Shared) -> Check {
     let dropped = shared.capture.counter(Counter::EgressDrop);
     match dropped {
         0 => ok("egress guard", "nothing tried to go past the proxy"),
-        _ => ok("egress guard", format!("{dropped} packets that would have gone past the proxy were dropped")),
+        _ => ok(
+            "egress guard",
+            format!("{dropped} packets that would have gone past the proxy were dropped"),
+        ),
     }
 }
 
@@ -73,7 +88,10 @@ fn configuration(shared: &Shared) -> Check {
         None => ok("profiles", format!("{} in force", policy.active.len())),
         Some(first) => warning(
             "profiles",
-            format!("{} problems, the first: {first}", policy.loaded.problems.len()),
+            format!(
+                "{} problems, the first: {first}",
+                policy.loaded.problems.len()
+            ),
             "correct the file; `offramp profile check FILE` lists everything",
         ),
     }
@@ -92,7 +110,9 @@ fn profile(profile: &ProfileStatus) -> Check {
             ),
         ),
         ProfileState::Connecting => ok(&name, "connecting"),
-        ProfileState::Reasserting => warning(&name, format!("reconnecting: {reason}"), "wait a moment"),
+        ProfileState::Reasserting => {
+            warning(&name, format!("reconnecting: {reason}"), "wait a moment")
+        }
         ProfileState::Disconnected => warning(
             &name,
             format!("disconnected: {reason}"),

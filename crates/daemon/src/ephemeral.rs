@@ -37,23 +37,49 @@ pub(crate) fn create(
     ca_pem: Option<String>,
 ) -> Result<Ephemeral, Problem> {
     let profile = offramp_profile::ephemeral(id, url, ca_pem.clone().map(String::into_bytes))?;
-    let kept = Kept { id: id.to_owned(), uid, url: url.to_owned(), ca_pem };
+    let kept = Kept {
+        id: id.to_owned(),
+        uid,
+        url: url.to_owned(),
+        ca_pem,
+    };
     // Without the file the command works; after a restart of the daemon it would be refused.
     if let Err(error) = keep(folder, &kept) {
         tracing::warn!(profile = id, error = %error, "profile will not outlive a restart");
     }
-    Ok(Ephemeral { profile: Arc::new(profile), uid })
+    Ok(Ephemeral {
+        profile: Arc::new(profile),
+        uid,
+    })
 }
 
 /// What earlier runs kept.
 pub(crate) fn load(folder: &Path) -> BTreeMap<ProfileId, Ephemeral> {
     let mut found = BTreeMap::new();
-    let Ok(entries) = fs::read_dir(folder) else { return found };
+    let Ok(entries) = fs::read_dir(folder) else {
+        return found;
+    };
     for entry in entries.flatten() {
-        let kept = fs::read(entry.path()).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        let Some(Kept { id, uid, url, ca_pem }) = kept else { continue };
+        let kept = fs::read(entry.path())
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok());
+        let Some(Kept {
+            id,
+            uid,
+            url,
+            ca_pem,
+        }) = kept
+        else {
+            continue;
+        };
         if let Ok(profile) = offramp_profile::ephemeral(&id, &url, ca_pem.map(String::into_bytes)) {
-            found.insert(ProfileId::new(&id), Ephemeral { profile: Arc::new(profile), uid });
+            found.insert(
+                ProfileId::new(&id),
+                Ephemeral {
+                    profile: Arc::new(profile),
+                    uid,
+                },
+            );
         }
     }
     found

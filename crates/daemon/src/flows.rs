@@ -87,7 +87,10 @@ impl Flows {
         });
         self.lock().insert(record.id, Arc::clone(&record));
         self.tell(&record, |flow| control::FlowEvent::Begin { flow });
-        FlowGuard { flows: Arc::clone(self), record }
+        FlowGuard {
+            flows: Arc::clone(self),
+            record,
+        }
     }
 
     /// The live flows of a user, or of all.
@@ -115,14 +118,24 @@ impl Flows {
 
     pub(crate) fn follow(&self, uid: Option<u32>) -> mpsc::Receiver<control::FlowEvent> {
         let (events, received) = mpsc::channel(FOLLOWER_QUEUE);
-        let mut followers = self.followers.lock().expect("nothing panics with the followers");
+        let mut followers = self
+            .followers
+            .lock()
+            .expect("nothing panics with the followers");
         followers.retain(|follower| !follower.events.is_closed());
-        followers.push(Follower { uid, events, missed: 0 });
+        followers.push(Follower {
+            uid,
+            events,
+            missed: 0,
+        });
         received
     }
 
     fn tell(&self, record: &Record, event: impl Fn(control::Flow) -> control::FlowEvent) {
-        let mut followers = self.followers.lock().expect("nothing panics with the followers");
+        let mut followers = self
+            .followers
+            .lock()
+            .expect("nothing panics with the followers");
         followers.retain_mut(|follower| {
             if follower.uid.is_some_and(|uid| uid != record.identity.uid) {
                 return !follower.events.is_closed();
@@ -132,7 +145,9 @@ impl Flows {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Record>>> {
-        self.live.lock().expect("nothing panics while it holds the flows")
+        self.live
+            .lock()
+            .expect("nothing panics while it holds the flows")
     }
 }
 
@@ -164,7 +179,9 @@ impl FlowGuard {
     /// The flow is open, on this way.
     pub(crate) fn opened(&self, way: control::Way, server: Option<&str>) {
         self.record.way.store(way as u8, Ordering::Relaxed);
-        self.record.open.store(control::FlowState::Open as u8, Ordering::Relaxed);
+        self.record
+            .open
+            .store(control::FlowState::Open as u8, Ordering::Relaxed);
         if let Some(server) = server {
             let _ = self.record.server.set(server.to_owned());
         }
@@ -179,7 +196,9 @@ impl FlowGuard {
 impl Drop for FlowGuard {
     fn drop(&mut self) {
         let record = &self.record;
-        record.open.store(control::FlowState::Closed as u8, Ordering::Relaxed);
+        record
+            .open
+            .store(control::FlowState::Closed as u8, Ordering::Relaxed);
         self.flows.lock().remove(&record.id);
         let (way, ended) = match record.way() {
             control::Way::Relay => ("relay", &self.flows.relayed),
@@ -187,7 +206,8 @@ impl Drop for FlowGuard {
             control::Way::Refused => ("refused", &self.flows.refused),
         };
         ended.fetch_add(1, Ordering::Relaxed);
-        self.flows.tell(record, |flow| control::FlowEvent::End { flow });
+        self.flows
+            .tell(record, |flow| control::FlowEvent::End { flow });
         tracing::info!(
             flow = record.id,
             app = record.executable,
@@ -261,6 +281,8 @@ fn executable(pid: u32) -> String {
 }
 
 fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     since.as_millis() as u64
 }

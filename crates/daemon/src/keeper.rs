@@ -6,9 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use offramp_intercept::{Class, ClassId, Event};
-use offramp_rules::{
-    App, Host, ProfileId, Target, Verdict, Why, World, decide, direct_routes,
-};
+use offramp_rules::{App, Host, ProfileId, Target, Verdict, Why, World, decide, direct_routes};
 use tokio::sync::broadcast;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -60,8 +58,7 @@ impl Shared {
     pub(crate) async fn reload_ephemeral(&self) {
         let directories = offramp_profile::Directories::new(&self.config.config);
         let ephemeral = self.ephemeral();
-        let fresh =
-            Policy::with_ephemeral(&self.sources(&directories, &ephemeral), &self.policy());
+        let fresh = Policy::with_ephemeral(&self.sources(&directories, &ephemeral), &self.policy());
         self.policy.send_replace(Arc::new(fresh));
         self.publish().await;
     }
@@ -96,12 +93,21 @@ impl Shared {
 
 /// What the kernel programs are told of the apps under `profile`.
 fn shape(profile: &ProfileId, policy: &Policy, world: &World) -> Class {
-    let app = App { wrapper: Some(profile.clone()), ..App::default() };
+    let app = App {
+        wrapper: Some(profile.clone()),
+        ..App::default()
+    };
     // A target that no list of exclusions has: reserved for future use (RFC 1112 section 4).
-    let anywhere = Target { host: Host::Address(IpAddr::from([240, 0, 0, 1])), port: 443 };
+    let anywhere = Target {
+        host: Host::Address(IpAddr::from([240, 0, 0, 1])),
+        port: 443,
+    };
     let verdict = decide(&policy.rules, &app, &anywhere, world).verdict;
     let (open, udp) = match &verdict {
-        Verdict::Relay(by) => (true, policy.active.get(by).is_some_and(|by| by.carries_udp())),
+        Verdict::Relay(by) => (
+            true,
+            policy.active.get(by).is_some_and(|by| by.carries_udp()),
+        ),
         Verdict::Direct(_) => (true, true),
         Verdict::Refuse(Why::NotConnected(..)) => {
             let waits = verdict.waits_for().is_some();
@@ -134,7 +140,11 @@ pub(crate) async fn beat(shared: Arc<Shared>, stop: CancellationToken) {
 
 /// Follows the states of the upstreams.
 pub(crate) async fn follow_states(shared: Arc<Shared>, stop: CancellationToken) {
-    while stop.run_until_cancelled(shared.changed.notified()).await.is_some() {
+    while stop
+        .run_until_cancelled(shared.changed.notified())
+        .await
+        .is_some()
+    {
         let _changing = shared.changing.lock().await;
         shared.publish().await;
     }
@@ -142,7 +152,11 @@ pub(crate) async fn follow_states(shared: Arc<Shared>, stop: CancellationToken) 
 
 /// Follows the host's network.
 pub(crate) async fn follow_network(shared: Arc<Shared>, stop: CancellationToken) {
-    while stop.run_until_cancelled(shared.capture.network_changed()).await.is_some() {
+    while stop
+        .run_until_cancelled(shared.capture.network_changed())
+        .await
+        .is_some()
+    {
         sleep(SETTLE).await;
         match shared.capture.refresh().await {
             Ok(true) => {
@@ -187,7 +201,10 @@ async fn end_app(shared: &Shared, app: u32) {
             continue;
         }
         let known = shared.policy();
-        let is_ephemeral = known.active.get(&profile).is_some_and(|own| own.owner.is_some());
+        let is_ephemeral = known
+            .active
+            .get(&profile)
+            .is_some_and(|own| own.owner.is_some());
         let is_gone = !known.active.contains_key(&profile);
         if is_ephemeral && shared.remove_ephemeral(&profile) {
             ephemeral::forget(&shared.config.ephemeral(), &profile);
@@ -227,7 +244,12 @@ fn fingerprint(shared: &Shared) -> Vec<(std::path::PathBuf, u64, std::time::Syst
         "/usr/lib/offramp/policies/recommended".into(),
     ];
     let mut found = Vec::new();
-    for entry in folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten() {
+    for entry in folders
+        .iter()
+        .filter_map(|folder| std::fs::read_dir(folder).ok())
+        .flatten()
+        .flatten()
+    {
         if let Ok(metadata) = entry.metadata() {
             let time = metadata.modified().unwrap_or(std::time::UNIX_EPOCH);
             found.push((entry.path(), metadata.len(), time));

@@ -33,7 +33,13 @@ impl AppLookup {
         let book = policy.book(app.wrapper.as_ref()?)?.clone();
         Counts::add(&shared.counts.lookups);
         let ipv6 = shared.ipv6.load(std::sync::atomic::Ordering::Relaxed);
-        Some(Self { shared: Arc::clone(shared), class, app, book, ipv6 })
+        Some(Self {
+            shared: Arc::clone(shared),
+            class,
+            app,
+            book,
+            ipv6,
+        })
     }
 
     pub(crate) fn responder(&self) -> Arc<Responder> {
@@ -48,7 +54,10 @@ impl AppLookup {
     /// The connections that the app's flows take, whatever the target.
     async fn link(&self) -> io::Result<Arc<Link>> {
         let host = Host::Address(IpAddr::from([240, 0, 0, 1]));
-        let decision = self.shared.decide(&self.app, &Target { host, port: 53 }).await;
+        let decision = self
+            .shared
+            .decide(&self.app, &Target { host, port: 53 })
+            .await;
         let policy = self.shared.policy();
         let active = match &decision.verdict {
             Verdict::Relay(profile) => policy.active.get(profile),
@@ -80,8 +89,10 @@ impl Lookup for AppLookup {
         let upstream = link.upstream().map_err(io::Error::other)?;
         if !self.shared.is_own(asked.ip()).await {
             let named = async {
-                let mut tunnel =
-                    upstream.open_tcp(&asked.into()).await.map_err(io::Error::other)?;
+                let mut tunnel = upstream
+                    .open_tcp(&asked.into())
+                    .await
+                    .map_err(io::Error::other)?;
                 exchange_tcp(&mut tunnel, &query).await
             };
             if let Ok(Ok(answer)) = tokio::time::timeout(NAMED_RESOLVER, named).await {

@@ -45,7 +45,10 @@ fn instance(text: &str) -> Result<String, String> {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_env("OFFRAMP_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     match start(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -56,16 +56,28 @@ impl Policy {
 
     fn with(loaded: Loaded, sources: &Sources<'_>, before: &Policy) -> Self {
         let credentials = Credentials::open(&sources.directories.config);
-        let own = sources.ephemeral.values().map(|run| (Arc::clone(&run.profile), Some(run.uid)));
-        let all: Vec<(Arc<Profile>, Option<u32>)> =
-            loaded.profiles.iter().map(|profile| (Arc::clone(profile), None)).chain(own).collect();
+        let own = sources
+            .ephemeral
+            .values()
+            .map(|run| (Arc::clone(&run.profile), Some(run.uid)));
+        let all: Vec<(Arc<Profile>, Option<u32>)> = loaded
+            .profiles
+            .iter()
+            .map(|profile| (Arc::clone(profile), None))
+            .chain(own)
+            .collect();
         let rules = Profiles::new(all.iter().map(|(profile, _)| profile.rules.clone()));
         let mut names = BTreeMap::new();
         let mut active = BTreeMap::new();
         for (profile, owner) in all {
-            let blocks = (profile.synthetic_v4, profile.synthetic_v6.or(Some(sources.synthetic_v6)));
+            let blocks = (
+                profile.synthetic_v4,
+                profile.synthetic_v6.or(Some(sources.synthetic_v6)),
+            );
             let book = before.names.get(&blocks).cloned();
-            names.entry(blocks).or_insert_with(|| book.unwrap_or_else(|| Book::new(blocks)));
+            names
+                .entry(blocks)
+                .or_insert_with(|| book.unwrap_or_else(|| Book::new(blocks)));
             let id = profile.id().clone();
             // A disabled profile reaches for nothing.
             if profile.rules.enabled {
@@ -74,7 +86,12 @@ impl Policy {
                 active.insert(id, Arc::new(started));
             }
         }
-        Self { loaded, rules, active, names }
+        Self {
+            loaded,
+            rules,
+            active,
+            names,
+        }
     }
 
     /// The states as they are now.
@@ -101,7 +118,9 @@ impl Policy {
             .iter()
             .find(|((v4, v6), _)| {
                 *v4 == profile.synthetic_v4
-                    && profile.synthetic_v6.is_none_or(|wanted| Some(wanted) == *v6)
+                    && profile
+                        .synthetic_v6
+                        .is_none_or(|wanted| Some(wanted) == *v6)
             })
             .map(|(_, book)| book)
     }

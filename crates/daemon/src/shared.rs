@@ -77,7 +77,10 @@ pub(crate) struct Wanted {
 }
 
 impl Shared {
-    #[expect(clippy::too_many_arguments, reason = "the one place that puts the parts together")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the one place that puts the parts together"
+    )]
     pub(crate) fn new(
         config: Config,
         capture: Capture,
@@ -103,7 +106,12 @@ impl Shared {
             counts: Counts::default(),
             synthetic_v6,
             ipv6: AtomicBool::new(false),
-            tables: Mutex::new(Tables { ephemeral, off, next_app: 1, ..Tables::default() }),
+            tables: Mutex::new(Tables {
+                ephemeral,
+                off,
+                next_app: 1,
+                ..Tables::default()
+            }),
         }
     }
 
@@ -114,23 +122,39 @@ impl Shared {
     /// What rules are told of an app of this class; none for a class that is gone.
     pub(crate) fn app(&self, class: ClassId, uid: u32) -> Option<App> {
         let wrapper = self.tables().classes.get(&class).cloned()?;
-        Some(App { wrapper: Some(wrapper), uid, executable: None })
+        Some(App {
+            wrapper: Some(wrapper),
+            uid,
+            executable: None,
+        })
     }
 
     /// The name where the address stands for one. None: it stands for a name that is not known.
     pub(crate) fn wanted(&self, app: &App, target: SocketAddr) -> Option<Wanted> {
         let policy = self.policy();
-        let book = app.wrapper.as_ref().and_then(|profile| policy.book(profile));
+        let book = app
+            .wrapper
+            .as_ref()
+            .and_then(|profile| policy.book(profile));
         let address = target.ip().to_canonical();
         let Some(book) = book.filter(|book| book.names.contains(address)) else {
-            return Some(Wanted { target: target.into(), held: None });
+            return Some(Wanted {
+                target: target.into(),
+                held: None,
+            });
         };
         let Some(held) = book.names.hold(address) else {
             Counts::add(&self.counts.unknown_names);
             return None;
         };
         let host = Host::Name(held.name().clone());
-        Some(Wanted { target: Target { host, port: target.port() }, held: Some(held) })
+        Some(Wanted {
+            target: Target {
+                host,
+                port: target.port(),
+            },
+            held: Some(held),
+        })
     }
 
     /// Decides about a flow; while its upstream is connecting it is held for a moment.
@@ -143,7 +167,10 @@ impl Shared {
             if decision.verdict.waits_for().is_none() {
                 return decision;
             }
-            if tokio::time::timeout_at(deadline, world.changed()).await.is_err() {
+            if tokio::time::timeout_at(deadline, world.changed())
+                .await
+                .is_err()
+            {
                 return decision;
             }
         }
@@ -229,6 +256,8 @@ impl Shared {
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
-        self.tables.lock().expect("nothing panics while it holds the tables")
+        self.tables
+            .lock()
+            .expect("nothing panics while it holds the tables")
     }
 }

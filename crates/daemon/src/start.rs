@@ -30,14 +30,24 @@ const CLOSED: usize = 16_384;
 
 /// Runs until `stop`; `reload` is notified by SIGHUP. Ends with what was added to the machine
 /// removed, unless managed apps still run: they stay refused.
-pub async fn run(config: Config, stop: CancellationToken, reload: Arc<Notify>) -> anyhow::Result<()> {
+pub async fn run(
+    config: Config,
+    stop: CancellationToken,
+    reload: Arc<Notify>,
+) -> anyhow::Result<()> {
     let state = State::open(&config.state)
         .with_context(|| format!("cannot write the state folder {}", config.state.display()))?;
     fs::create_dir_all(&config.runtime)
         .with_context(|| format!("cannot make the folder {}", config.runtime.display()))?;
-    fs::set_permissions(&config.runtime, fs::Permissions::from_mode(0o755))
-        .with_context(|| format!("cannot open the folder {} to clients", config.runtime.display()))?;
-    let synthetic_v6 = state.synthetic_v6().context("cannot choose the synthetic IPv6 block")?;
+    fs::set_permissions(&config.runtime, fs::Permissions::from_mode(0o755)).with_context(|| {
+        format!(
+            "cannot open the folder {} to clients",
+            config.runtime.display()
+        )
+    })?;
+    let synthetic_v6 = state
+        .synthetic_v6()
+        .context("cannot choose the synthetic IPv6 block")?;
     let (capture, sockets) = match Capture::start(&config.capture()).await {
         Ok(started) => started,
         Err(error) => return Err(explain(error)),
@@ -50,7 +60,10 @@ pub async fn run(config: Config, stop: CancellationToken, reload: Arc<Notify>) -
     let mut tasks = JoinSet::new();
     let work = CancellationToken::new();
     begin(&shared, sockets, &work, &mut tasks);
-    let desk = Arc::new(Desk::new(Arc::clone(&shared), State::open(&shared.config.state)?));
+    let desk = Arc::new(Desk::new(
+        Arc::clone(&shared),
+        State::open(&shared.config.state)?,
+    ));
     let control_stop = work.clone();
     tasks.spawn(async move {
         let clients = Limit::wait(CLIENTS);
@@ -69,7 +82,9 @@ pub async fn run(config: Config, stop: CancellationToken, reload: Arc<Notify>) -
 
 /// Removes what a daemon that is no longer there left on the machine.
 pub async fn uninstall(config: &Config) -> anyhow::Result<()> {
-    Capture::uninstall(&config.capture()).await.map_err(explain)?;
+    Capture::uninstall(&config.capture())
+        .await
+        .map_err(explain)?;
     for path in [config.socket(), config.ephemeral()] {
         let _ = fs::remove_file(&path);
         let _ = fs::remove_dir_all(&path);
@@ -81,7 +96,11 @@ fn explain(error: offramp_intercept::StartError) -> anyhow::Error {
     match &error {
         offramp_intercept::StartError::Missing(missing) => {
             let remedy = missing.remedy.clone().unwrap_or_default();
-            anyhow::anyhow!("cannot capture: {}: {}; {remedy}", missing.name, missing.detail)
+            anyhow::anyhow!(
+                "cannot capture: {}: {}; {remedy}",
+                missing.name,
+                missing.detail
+            )
         }
         _ => anyhow::Error::new(error).context("cannot capture"),
     }
@@ -137,14 +156,27 @@ fn control_socket(config: &Config) -> anyhow::Result<UnixListener> {
 
 /// Takes over the apps that an earlier run labelled.
 async fn restore(shared: &Shared) -> anyhow::Result<()> {
-    let apps = shared.capture.apps().context("cannot read what an earlier run left")?;
-    let known = shared.capture.known_classes().context("cannot read what an earlier run left")?;
+    let apps = shared
+        .capture
+        .apps()
+        .context("cannot read what an earlier run left")?;
+    let known = shared
+        .capture
+        .known_classes()
+        .context("cannot read what an earlier run left")?;
     let mut classes = BTreeMap::new();
     for (class, profile) in known {
-        if apps.iter().any(|(_, used, _, tasks)| *used == class && *tasks > 0) {
+        if apps
+            .iter()
+            .any(|(_, used, _, tasks)| *used == class && *tasks > 0)
+        {
             classes.insert(class, offramp_rules::ProfileId::new(&profile));
         } else {
-            shared.capture.remove_class(class).await.context("cannot remove an old class")?;
+            shared
+                .capture
+                .remove_class(class)
+                .await
+                .context("cannot remove an old class")?;
         }
     }
     for (app, _, _, tasks) in &apps {
@@ -193,7 +225,11 @@ fn begin(
     tasks.spawn(keeper::beat(Arc::clone(shared), work.clone()));
     tasks.spawn(keeper::follow_states(Arc::clone(shared), work.clone()));
     tasks.spawn(keeper::follow_network(Arc::clone(shared), work.clone()));
-    tasks.spawn(keeper::follow_events(Arc::clone(shared), closed, work.clone()));
+    tasks.spawn(keeper::follow_events(
+        Arc::clone(shared),
+        closed,
+        work.clone(),
+    ));
     tasks.spawn(keeper::follow_files(Arc::clone(shared), work.clone()));
 }
 
@@ -247,7 +283,11 @@ async fn finish(
         );
         return Ok(());
     }
-    shared.capture.stop().await.context("cannot remove everything that was added")?;
+    shared
+        .capture
+        .stop()
+        .await
+        .context("cannot remove everything that was added")?;
     let _ = fs::remove_dir_all(shared.config.ephemeral());
     tracing::info!("stopped");
     Ok(())

@@ -19,7 +19,9 @@ impl State {
     /// Makes the folder and sees that it can be written.
     pub(crate) fn open(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        let state = Self { folder: folder.to_owned() };
+        let state = Self {
+            folder: folder.to_owned(),
+        };
         state.write("writable", b"")?;
         fs::remove_file(folder.join("writable"))?;
         Ok(state)
@@ -37,8 +39,8 @@ impl State {
         let mut random = File::open("/dev/urandom")?;
         io::Read::read_exact(&mut random, &mut octets[1..8])?;
         octets[0] = 0xfd;
-        let prefix = Prefix::containing(Ipv6Addr::from(octets).into(), 64)
-            .expect("64 is a length of IPv6");
+        let prefix =
+            Prefix::containing(Ipv6Addr::from(octets).into(), 64).expect("64 is a length of IPv6");
         self.write(name, prefix.to_string().as_bytes())?;
         Ok(prefix)
     }
@@ -57,8 +59,10 @@ impl State {
     pub(crate) fn save_names(&self, policy: &Policy) {
         for (blocks, book) in policy.books() {
             let mut text = Vec::new();
-            let saved =
-                book.names.save(&mut text).and_then(|()| self.write(&names_file(blocks), &text));
+            let saved = book
+                .names
+                .save(&mut text)
+                .and_then(|()| self.write(&names_file(blocks), &text));
             if let Err(error) = saved {
                 tracing::warn!(folder = %self.folder.display(), error = %error, "names not saved");
             }
@@ -73,7 +77,10 @@ impl State {
 
     pub(crate) fn set_off(&self, off: &BTreeSet<ProfileId>) -> io::Result<()> {
         let names: Vec<&str> = off.iter().map(ProfileId::as_str).collect();
-        self.write("off.json", &serde_json::to_vec(&names).map_err(io::Error::other)?)
+        self.write(
+            "off.json",
+            &serde_json::to_vec(&names).map_err(io::Error::other)?,
+        )
     }
 
     /// The old text or the new one, never half.

@@ -30,12 +30,16 @@ pub(crate) async fn serve(
     source: SocketAddr,
     stop: CancellationToken,
 ) {
-    let Ok(target) = stream.local_addr() else { return reset(stream) };
+    let Ok(target) = stream.local_addr() else {
+        return reset(stream);
+    };
     let Some(identity) = shared.capture.identify_tcp(source, target) else {
         Counts::add(&shared.counts.unidentified);
         return reset(stream);
     };
-    let Some(app) = shared.app(identity.class, identity.uid) else { return reset(stream) };
+    let Some(app) = shared.app(identity.class, identity.uid) else {
+        return reset(stream);
+    };
     if target.port() == DNS_PORT {
         return look_up(&shared, stream, target, identity, app, &stop).await;
     }
@@ -56,8 +60,13 @@ async fn look_up(
     stop: &CancellationToken,
 ) {
     let asked = SocketAddr::new(shared.capture.asked(target.ip()).await, target.port());
-    let Some(lookup) = AppLookup::new(shared, identity.class, app) else { return reset(stream) };
-    lookup.responder().serve_tcp(&mut stream, asked, &lookup, stop).await;
+    let Some(lookup) = AppLookup::new(shared, identity.class, app) else {
+        return reset(stream);
+    };
+    lookup
+        .responder()
+        .serve_tcp(&mut stream, asked, &lookup, stop)
+        .await;
 }
 
 /// An open flow.
@@ -92,7 +101,10 @@ async fn open(
     let opened = match &decision.verdict {
         Verdict::Relay(profile) => {
             let policy = shared.policy();
-            let link = policy.active.get(profile).map(|active| Arc::clone(active.link()));
+            let link = policy
+                .active
+                .get(profile)
+                .map(|active| Arc::clone(active.link()));
             open_tunnel(link, &wanted.target, &guard).await
         }
         Verdict::Direct(_) => open_direct(&wanted.target, &guard).await,
@@ -102,7 +114,12 @@ async fn open(
         }
     };
     let (far, link) = opened?;
-    Some(Opened { far, guard, _held: wanted.held, _link: link })
+    Some(Opened {
+        far,
+        guard,
+        _held: wanted.held,
+        _link: link,
+    })
 }
 
 async fn open_tunnel(

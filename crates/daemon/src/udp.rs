@@ -72,11 +72,16 @@ struct Desk {
 
 impl Desk {
     fn take(&mut self, datagram: Datagram, payload: &[u8]) {
-        let Some(identity) = self.shared.capture.identify_udp(datagram.source, datagram.target)
+        let Some(identity) = self
+            .shared
+            .capture
+            .identify_udp(datagram.source, datagram.target)
         else {
             return Counts::add(&self.shared.counts.unidentified);
         };
-        let Some(app) = self.shared.app(identity.class, identity.uid) else { return };
+        let Some(app) = self.shared.app(identity.class, identity.uid) else {
+            return;
+        };
         let payload = Bytes::copy_from_slice(payload);
         if datagram.target.port() == DNS_PORT {
             return self.look_up(datagram, payload, identity, app);
@@ -88,7 +93,11 @@ impl Desk {
             }
             self.begin(leg, datagram.source, identity, app);
         }
-        if self.legs.get(&leg).is_some_and(|sender| sender.try_send(payload).is_err()) {
+        if self
+            .legs
+            .get(&leg)
+            .is_some_and(|sender| sender.try_send(payload).is_err())
+        {
             Counts::add(&self.shared.counts.dropped_datagrams);
         }
     }
@@ -101,11 +110,17 @@ impl Desk {
         self.lookups.spawn(async move {
             let address = shared.capture.asked(datagram.target.ip()).await;
             let asked = SocketAddr::new(address, datagram.target.port());
-            let Some(lookup) = AppLookup::new(&shared, identity.class, app) else { return };
+            let Some(lookup) = AppLookup::new(&shared, identity.class, app) else {
+                return;
+            };
             let responder = lookup.responder();
-            let answer = responder.answer(query, asked, Transport::Udp, &lookup).await;
+            let answer = responder
+                .answer(query, asked, Transport::Udp, &lookup)
+                .await;
             if let Some(answer) = answer {
-                let sent = shared.replies.send(&answer, datagram.target, datagram.source);
+                let sent = shared
+                    .replies
+                    .send(&answer, datagram.target, datagram.source);
                 if let Err(error) = sent {
                     tracing::debug!(error = %error, "answer not delivered");
                 }
@@ -117,19 +132,31 @@ impl Desk {
         let (sender, datagrams) = mpsc::channel(QUEUE);
         self.legs.insert(leg, sender);
         let shared = Arc::clone(&self.shared);
-        let Some(wanted) = shared.wanted(&app, leg.1) else { return };
-        let guard = self.guards.get(&leg.0).and_then(std::sync::Weak::upgrade).unwrap_or_else(|| {
-            Arc::new(shared.flows.begin(Beginning {
-                identity,
-                profile: app.wrapper.clone().expect("a class has a profile"),
-                protocol: Protocol::Udp,
-                source,
-                target: wanted.target.clone(),
-            }))
-        });
+        let Some(wanted) = shared.wanted(&app, leg.1) else {
+            return;
+        };
+        let guard = self
+            .guards
+            .get(&leg.0)
+            .and_then(std::sync::Weak::upgrade)
+            .unwrap_or_else(|| {
+                Arc::new(shared.flows.begin(Beginning {
+                    identity,
+                    profile: app.wrapper.clone().expect("a class has a profile"),
+                    protocol: Protocol::Udp,
+                    source,
+                    target: wanted.target.clone(),
+                }))
+            });
         self.guards.insert(leg.0, Arc::downgrade(&guard));
         self.tasks.spawn(async move {
-            let conversation = Conversation { shared, guard, source, target: leg.1, datagrams };
+            let conversation = Conversation {
+                shared,
+                guard,
+                source,
+                target: leg.1,
+                datagrams,
+            };
             Box::pin(conversation.hold(app, wanted)).await;
             leg
         });
@@ -141,7 +168,11 @@ impl Desk {
         if self.legs.get(&leg).is_some_and(mpsc::Sender::is_closed) {
             self.legs.remove(&leg);
         }
-        if self.guards.get(&leg.0).is_some_and(|guard| guard.strong_count() == 0) {
+        if self
+            .guards
+            .get(&leg.0)
+            .is_some_and(|guard| guard.strong_count() == 0)
+        {
             self.guards.remove(&leg.0);
         }
     }
@@ -168,7 +199,10 @@ impl Conversation {
         match &decision.verdict {
             Verdict::Relay(profile) => {
                 let policy = self.shared.policy();
-                let Some(link) = policy.active.get(profile).map(|active| Arc::clone(active.link()))
+                let Some(link) = policy
+                    .active
+                    .get(profile)
+                    .map(|active| Arc::clone(active.link()))
                 else {
                     return;
                 };

@@ -89,14 +89,18 @@ impl Capture {
     /// Starts capturing for the network namespace of the caller, or takes over what an earlier run
     /// left. Flows of labelled apps arrive at the sockets from here on.
     pub async fn start(config: &Config) -> Result<(Self, Sockets), StartError> {
-        if let Some(missing) =
-            requirements(&config.bpffs).into_iter().find(|found| found.remedy.is_some())
+        if let Some(missing) = requirements(&config.bpffs)
+            .into_iter()
+            .find(|found| found.remedy.is_some())
         {
             return Err(StartError::Missing(missing));
         }
         let instance = claim()?;
         let path = config.runtime.join("netns");
-        let failed = |source| StartError::Namespace { path: path.clone(), source };
+        let failed = |source| StartError::Namespace {
+            path: path.clone(),
+            source,
+        };
         fs::create_dir_all(&config.runtime).map_err(failed)?;
         let namespace = Arc::new(Namespace::open_or_create(&path).map_err(failed)?);
         let mut network = Network::start(&namespace).await?;
@@ -171,7 +175,12 @@ impl Capture {
     /// Takes back what [`Capture::approve`] gave.
     pub async fn disapprove(&self, id: ClassId, target: IpAddr) -> Result<(), StartError> {
         let target = Prefix::host(target);
-        self.network.lock().await.tables().unthrow(id, target).await?;
+        self.network
+            .lock()
+            .await
+            .tables()
+            .unthrow(id, target)
+            .await?;
         Ok(self.maps.disapprove(id, target)?)
     }
 
@@ -227,7 +236,9 @@ impl Capture {
             IpAddr::V6(v6) if v6 == STAND_IN_LOOPBACK => Ipv6Addr::LOCALHOST.into(),
             _ => {
                 let own = self.maps.own();
-                own.iter().find(|(_, other)| *other == target).map_or(target, |(own, _)| *own)
+                own.iter()
+                    .find(|(_, other)| *other == target)
+                    .map_or(target, |(own, _)| *own)
             }
         }
     }
@@ -258,7 +269,8 @@ impl Capture {
         let fresh = self.network.lock().await.survey().await?;
         let mut survey = self.survey.lock().await;
         let changed = *survey != fresh;
-        self.maps.set_own(&stand_ins(&fresh.own, &self.maps.own()))?;
+        self.maps
+            .set_own(&stand_ins(&fresh.own, &self.maps.own()))?;
         let mut settings = self.maps.settings()?;
         settings.ipv6 = fresh.ipv6.into();
         self.maps.set_settings(&settings)?;
@@ -271,11 +283,17 @@ impl Capture {
     pub async fn uninstall(config: &Config) -> Result<(), StartError> {
         let _instance = claim()?;
         let path = config.runtime.join("netns");
-        let failed = |source| StartError::Namespace { path: path.clone(), source };
+        let failed = |source| StartError::Namespace {
+            path: path.clone(),
+            source,
+        };
         programs::unpin(&pins(config)).map_err(failed)?;
         Network::uninstall().await?;
         if Namespace::exists(&path) {
-            Namespace::open_or_create(&path).map_err(failed)?.remove().map_err(failed)?;
+            Namespace::open_or_create(&path)
+                .map_err(failed)?
+                .remove()
+                .map_err(failed)?;
         }
         Ok(())
     }
@@ -283,13 +301,21 @@ impl Capture {
     /// Removes everything that was added to the machine. Apps that are still labelled go direct
     /// from here on.
     pub async fn stop(&self) -> Result<(), StartError> {
-        let failed = |source| StartError::Namespace { path: self.pins.clone(), source };
+        let failed = |source| StartError::Namespace {
+            path: self.pins.clone(),
+            source,
+        };
         programs::unpin(&self.pins).map_err(failed)?;
         self.network.lock().await.stop().await?;
         self.namespace.remove().map_err(failed)
     }
 
-    async fn apply(&self, id: ClassId, before: Option<&Class>, class: &Class) -> Result<(), StartError> {
+    async fn apply(
+        &self,
+        id: ClassId,
+        before: Option<&Class>,
+        class: &Class,
+    ) -> Result<(), StartError> {
         let wanted: BTreeSet<Prefix> = class.direct.iter().copied().collect();
         // Of a class that an earlier run left, everything that is not wanted goes.
         let known: BTreeSet<Prefix> = match before {
@@ -308,7 +334,10 @@ impl Capture {
             Some(_) => wanted.difference(&known).copied().collect(),
             None => wanted.into_iter().collect(),
         };
-        network.tables().add_class(id, &ClassRoutes { throws }).await?;
+        network
+            .tables()
+            .add_class(id, &ClassRoutes { throws })
+            .await?;
         Ok(self.maps.set_class(id, id.mark(), class)?)
     }
 }
@@ -318,7 +347,11 @@ const STAND_IN_LOOPBACK: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0x53, 0, 0, 0, 1
 
 /// Gives every own address a stand-in; those that have one keep it.
 fn stand_ins(own: &BTreeSet<IpAddr>, known: &[(IpAddr, IpAddr)]) -> Vec<(IpAddr, IpAddr)> {
-    let kept: BTreeMap<_, _> = known.iter().filter(|(own_, _)| own.contains(own_)).copied().collect();
+    let kept: BTreeMap<_, _> = known
+        .iter()
+        .filter(|(own_, _)| own.contains(own_))
+        .copied()
+        .collect();
     let mut used: BTreeSet<IpAddr> = kept.values().copied().collect();
     let mut pairs = Vec::new();
     let mut next = 1u16;
@@ -367,7 +400,10 @@ fn load(
     let pins = pins(config);
     let connect_unix = kernel_version().is_some_and(|version| version >= (6, 7));
     let cgroup = cgroup_root().expect("the requirements were checked");
-    let failed = |source| StartError::Namespace { path: cgroup.clone(), source };
+    let failed = |source| StartError::Namespace {
+        path: cgroup.clone(),
+        source,
+    };
     let cgroup_file = File::open(&cgroup).map_err(failed)?;
     let mut loader = Loader::load(&pins, connect_unix)?;
     let maps = Maps::open(&pins)?;
@@ -411,7 +447,11 @@ fn netns_cookie() -> io::Result<u64> {
             &raw mut length,
         )
     };
-    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(cookie)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// What `bpf_ktime_get_ns` reads, in nanoseconds.
@@ -419,4 +459,3 @@ fn monotonic() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("the clock exists since Linux 2.6");
     u64::try_from(Duration::from(now).as_nanos()).expect("584 years have not gone by")
 }
-

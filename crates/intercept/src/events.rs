@@ -38,13 +38,21 @@ impl Events {
         builder.add(map, move |bytes| {
             if let Some(event) = parse(bytes) {
                 // A full channel stops the reading: what is left stays in the ring.
-                return if sender.try_send(event).is_ok() { 0 } else { -libc::EAGAIN };
+                return if sender.try_send(event).is_ok() {
+                    0
+                } else {
+                    -libc::EAGAIN
+                };
             }
             0
         })?;
         let ring = builder.build()?;
         let descriptor = watch(&ring)?;
-        Ok(Self { descriptor, ring: std::sync::Mutex::new(ring), received })
+        Ok(Self {
+            descriptor,
+            ring: std::sync::Mutex::new(ring),
+            received,
+        })
     }
 
     pub(crate) async fn next(&mut self) -> Option<Event> {
@@ -53,7 +61,10 @@ impl Events {
                 return Some(event);
             }
             let mut ready = self.descriptor.readable().await.ok()?;
-            let ring = self.ring.lock().expect("nothing panics while it holds the ring");
+            let ring = self
+                .ring
+                .lock()
+                .expect("nothing panics while it holds the ring");
             let _ = ring.poll(Duration::ZERO);
             ready.clear_ready();
         }

@@ -86,7 +86,17 @@ macro_rules! plain {
         unsafe impl Plain for $type {}
     )*};
 }
-plain!(types::settings, types::owner, types::app, types::label, types::tuple, types::prefix, u32, u64, [u32; 4]);
+plain!(
+    types::settings,
+    types::owner,
+    types::app,
+    types::label,
+    types::tuple,
+    types::prefix,
+    u32,
+    u64,
+    [u32; 4]
+);
 
 #[expect(unsafe_code, reason = "reads a struct as bytes")]
 fn bytes<T: Plain>(value: &T) -> &[u8] {
@@ -155,7 +165,11 @@ impl Maps {
             (class.multicast, CLASS_MULTICAST),
             (class.inbound, CLASS_INBOUND),
         ];
-        let flags: u32 = flags.iter().filter(|(on, _)| *on).map(|(_, flag)| flag).sum();
+        let flags: u32 = flags
+            .iter()
+            .filter(|(on, _)| *on)
+            .map(|(_, flag)| flag)
+            .sum();
         value[..4].copy_from_slice(&mark.to_ne_bytes());
         value[4..8].copy_from_slice(&flags.to_ne_bytes());
         let name = class.profile.as_bytes();
@@ -174,20 +188,37 @@ impl Maps {
         let mut found = Vec::new();
         for id in (1..=ClassId::LIMIT).filter_map(ClassId::new) {
             let key = u32::from(id.number()).to_ne_bytes();
-            let bytes = self.classes.lookup(&key, MapFlags::ANY).map_err(|source| MapError {
-                action: "read",
-                map: "classes",
-                source,
-            })?;
-            let Some(bytes) = bytes.filter(|bytes| bytes[..4] != [0; 4]) else { continue };
-            let name: Vec<u8> = bytes[8..].iter().copied().take_while(|byte| *byte != 0).collect();
+            let bytes = self
+                .classes
+                .lookup(&key, MapFlags::ANY)
+                .map_err(|source| MapError {
+                    action: "read",
+                    map: "classes",
+                    source,
+                })?;
+            let Some(bytes) = bytes.filter(|bytes| bytes[..4] != [0; 4]) else {
+                continue;
+            };
+            let name: Vec<u8> = bytes[8..]
+                .iter()
+                .copied()
+                .take_while(|byte| *byte != 0)
+                .collect();
             found.push((id, String::from_utf8_lossy(&name).into_owned()));
         }
         Ok(found)
     }
 
-    pub(crate) fn set_label(&self, pidfd: BorrowedFd<'_>, class: ClassId, app: u32) -> Result<(), MapError> {
-        let label = types::label { class: class.number().into(), app };
+    pub(crate) fn set_label(
+        &self,
+        pidfd: BorrowedFd<'_>,
+        class: ClassId,
+        app: u32,
+    ) -> Result<(), MapError> {
+        let label = types::label {
+            class: class.number().into(),
+            app,
+        };
         let key = pidfd.as_raw_fd().to_ne_bytes();
         put_bytes(&self.labels, "labels", &key, bytes(&label))
     }
@@ -195,13 +226,16 @@ impl Maps {
     pub(crate) fn label(&self, pidfd: BorrowedFd<'_>) -> Result<Option<(ClassId, u32)>, MapError> {
         let key = pidfd.as_raw_fd().to_ne_bytes();
         let found = get_bytes::<types::label>(&self.labels, "labels", &key)?;
-        Ok(found.and_then(|label| {
-            Some((ClassId::new(u16::try_from(label.class).ok()?)?, label.app))
-        }))
+        Ok(found
+            .and_then(|label| Some((ClassId::new(u16::try_from(label.class).ok()?)?, label.app))))
     }
 
     pub(crate) fn add_app(&self, app: u32, class: ClassId, uid: u32) -> Result<(), MapError> {
-        let entry = types::app { tasks: 1, class: class.number().into(), uid };
+        let entry = types::app {
+            tasks: 1,
+            class: class.number().into(),
+            uid,
+        };
         put(&self.apps, "apps", &app, bytes(&entry))
     }
 
@@ -213,8 +247,12 @@ impl Maps {
     pub(crate) fn apps(&self) -> Result<Vec<(u32, ClassId, u32, u64)>, MapError> {
         let mut found = Vec::new();
         for key in self.apps.keys() {
-            let Some(app) = value::<u32>(&key) else { continue };
-            let Some(entry) = get::<_, types::app>(&self.apps, "apps", &app)? else { continue };
+            let Some(app) = value::<u32>(&key) else {
+                continue;
+            };
+            let Some(entry) = get::<_, types::app>(&self.apps, "apps", &app)? else {
+                continue;
+            };
             let class = u16::try_from(entry.class).ok().and_then(ClassId::new);
             if let (Some(class), Ok(tasks)) = (class, u64::try_from(entry.tasks)) {
                 found.push((app, class, entry.uid, tasks));
@@ -241,7 +279,12 @@ impl Maps {
     }
 
     pub(crate) fn approve(&self, class: ClassId, target: Prefix) -> Result<(), MapError> {
-        put_bytes(&self.approved, "approved", bytes(&prefix(class, target)), &[1])
+        put_bytes(
+            &self.approved,
+            "approved",
+            bytes(&prefix(class, target)),
+            &[1],
+        )
     }
 
     pub(crate) fn disapprove(&self, class: ClassId, target: Prefix) -> Result<(), MapError> {
@@ -269,8 +312,10 @@ impl Maps {
 
     /// Makes `addresses` the machine's own, each with what stands for it as a resolver.
     pub(crate) fn set_own(&self, addresses: &[(IpAddr, IpAddr)]) -> Result<(), MapError> {
-        let wanted: Vec<_> =
-            addresses.iter().map(|(own, other)| (to_words(*own), to_words(*other))).collect();
+        let wanted: Vec<_> = addresses
+            .iter()
+            .map(|(own, other)| (to_words(*own), to_words(*other)))
+            .collect();
         for (own, other) in &wanted {
             put(&self.stand_ins, "stand_ins", other, bytes(own))?;
             put(&self.own, "own", own, bytes(other))?;
@@ -287,7 +332,10 @@ impl Maps {
         let pair = |key: Vec<u8>| {
             let own: [u32; 4] = value(&key)?;
             let other: [u32; 4] = get(&self.own, "own", &own).ok()??;
-            Some((from_words(own).to_canonical(), from_words(other).to_canonical()))
+            Some((
+                from_words(own).to_canonical(),
+                from_words(other).to_canonical(),
+            ))
         };
         self.own.keys().filter_map(pair).collect()
     }
@@ -299,8 +347,16 @@ impl Maps {
 
     pub(crate) fn counter(&self, counter: Counter) -> u64 {
         let key = (counter as u32).to_ne_bytes();
-        let values = self.counters.lookup_percpu(&key, MapFlags::ANY).ok().flatten();
-        values.unwrap_or_default().iter().filter_map(|bytes| value::<u64>(bytes)).sum()
+        let values = self
+            .counters
+            .lookup_percpu(&key, MapFlags::ANY)
+            .ok()
+            .flatten();
+        values
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|bytes| value::<u64>(bytes))
+            .sum()
     }
 }
 
@@ -319,7 +375,11 @@ fn get_bytes<V: Plain>(
 ) -> Result<Option<V>, MapError> {
     match handle.lookup(key, MapFlags::ANY) {
         Ok(found) => Ok(found.as_deref().and_then(value)),
-        Err(source) => Err(MapError { action: "read", map, source }),
+        Err(source) => Err(MapError {
+            action: "read",
+            map,
+            source,
+        }),
     }
 }
 
@@ -340,14 +400,20 @@ fn put_bytes(
 ) -> Result<(), MapError> {
     handle
         .update(key, value, MapFlags::ANY)
-        .map_err(|source| MapError { action: "write", map, source })
+        .map_err(|source| MapError {
+            action: "write",
+            map,
+            source,
+        })
 }
 
 fn delete<K: Plain>(handle: &MapHandle, map: &'static str, key: &K) -> Result<(), MapError> {
     match handle.delete(bytes(key)) {
-        Err(source) if source.kind() != libbpf_rs::ErrorKind::NotFound => {
-            Err(MapError { action: "delete from", map, source })
-        }
+        Err(source) if source.kind() != libbpf_rs::ErrorKind::NotFound => Err(MapError {
+            action: "delete from",
+            map,
+            source,
+        }),
         _ => Ok(()),
     }
 }
@@ -390,7 +456,8 @@ fn to_words(address: IpAddr) -> [u32; 4] {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),
     };
-    let word = |i: usize| u32::from_ne_bytes([octets[i], octets[i + 1], octets[i + 2], octets[i + 3]]);
+    let word =
+        |i: usize| u32::from_ne_bytes([octets[i], octets[i + 1], octets[i + 2], octets[i + 3]]);
     [word(0), word(4), word(8), word(12)]
 }
 

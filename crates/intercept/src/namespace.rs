@@ -62,6 +62,12 @@ impl Namespace {
 
 fn create(path: &Path) -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNET)?;
-    mount(Some("/proc/thread-self/ns/net"), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    mount(
+        Some("/proc/thread-self/ns/net"),
+        path,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )?;
     Ok(())
 }

@@ -49,7 +49,10 @@ trait Doing<T> {
 
 impl<T> Doing<T> for Result<T, rtnetlink::Error> {
     fn doing(self, action: impl FnOnce() -> String) -> Result<T, NetworkError> {
-        self.map_err(|source| NetworkError { action: action(), source })
+        self.map_err(|source| NetworkError {
+            action: action(),
+            source,
+        })
     }
 }
 
@@ -75,11 +78,20 @@ impl Network {
         let ipv6 = ipv6_exists();
         let (device, inner_device) = inside::pair(&host, &inner, namespace).await?;
         host_settings(ipv6);
-        netlink::bring_up(&host, device).await.doing(|| format!("bring {DEVICE} up"))?;
+        netlink::bring_up(&host, device)
+            .await
+            .doing(|| format!("bring {DEVICE} up"))?;
         inside::furnish(&inner, inner_device, namespace, ipv6).await?;
         host_addresses(&host, device, ipv6).await?;
         let tables = tables::Tables::start(&host, device, ipv6).await?;
-        Ok(Self { host, ipv6, device, inner_device, tables, connections })
+        Ok(Self {
+            host,
+            ipv6,
+            device,
+            inner_device,
+            tables,
+            connections,
+        })
     }
 
     pub(crate) fn device(&self) -> u32 {
@@ -137,7 +149,12 @@ fn ipv6_exists() -> bool {
 }
 
 fn sysctl_read(name: &str) -> Option<String> {
-    Some(std::fs::read_to_string(format!("/proc/sys/{name}")).ok()?.trim().to_owned())
+    Some(
+        std::fs::read_to_string(format!("/proc/sys/{name}"))
+            .ok()?
+            .trim()
+            .to_owned(),
+    )
 }
 
 /// Best effort: a setting that this kernel does not have is not needed on it.
@@ -156,7 +173,12 @@ fn host_settings(ipv6: bool) {
     sysctl_write(&format!("net/ipv4/conf/{DEVICE}/route_localnet"), "1");
     if ipv6 {
         sysctl_write("net/ipv6/fwmark_reflect", "1");
-        for setting in ["accept_ra", "autoconf", "accept_dad", "router_solicitations"] {
+        for setting in [
+            "accept_ra",
+            "autoconf",
+            "accept_dad",
+            "router_solicitations",
+        ] {
             sysctl_write(&format!("net/ipv6/conf/{DEVICE}/{setting}"), "0");
         }
     }

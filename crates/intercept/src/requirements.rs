@@ -18,11 +18,19 @@ pub struct Requirement {
 
 impl Requirement {
     fn met(name: &'static str, detail: impl Into<String>) -> Self {
-        Self { name, detail: detail.into(), remedy: None }
+        Self {
+            name,
+            detail: detail.into(),
+            remedy: None,
+        }
     }
 
     fn missing(name: &'static str, detail: impl Into<String>, remedy: &str) -> Self {
-        Self { name, detail: detail.into(), remedy: Some(remedy.to_owned()) }
+        Self {
+            name,
+            detail: detail.into(),
+            remedy: Some(remedy.to_owned()),
+        }
     }
 }
 
@@ -32,16 +40,23 @@ pub fn requirements(bpffs: &Path) -> Vec<Requirement> {
 }
 
 fn rights() -> Requirement {
-    const NEEDED: [(u32, &str); 4] =
-        [(12, "CAP_NET_ADMIN"), (39, "CAP_BPF"), (38, "CAP_PERFMON"), (21, "CAP_SYS_ADMIN")];
+    const NEEDED: [(u32, &str); 4] = [
+        (12, "CAP_NET_ADMIN"),
+        (39, "CAP_BPF"),
+        (38, "CAP_PERFMON"),
+        (21, "CAP_SYS_ADMIN"),
+    ];
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .unwrap_or(0);
-    let lacking: Vec<_> =
-        NEEDED.iter().filter(|(bit, _)| effective & (1 << bit) == 0).map(|(_, name)| *name).collect();
+    let lacking: Vec<_> = NEEDED
+        .iter()
+        .filter(|(bit, _)| effective & (1 << bit) == 0)
+        .map(|(_, name)| *name)
+        .collect();
     if lacking.is_empty() {
         Requirement::met("rights", "all capabilities that are needed")
     } else {

@@ -37,17 +37,31 @@ pub struct Sockets {
 impl Sockets {
     pub(crate) fn open(namespace: &Arc<Namespace>, ipv6: bool) -> io::Result<(Self, [RawFd; 4])> {
         let (tcp, udp) = namespace.within(|| {
-            Ok(([tcp(false, PORT)?, tcp(ipv6, PORT + 1)?], [udp(false)?, udp(ipv6)?]))
+            Ok((
+                [tcp(false, PORT)?, tcp(ipv6, PORT + 1)?],
+                [udp(false)?, udp(ipv6)?],
+            ))
         })?;
-        let descriptors =
-            [tcp[0].as_raw_fd(), tcp[1].as_raw_fd(), udp[0].as_raw_fd(), udp[1].as_raw_fd()];
+        let descriptors = [
+            tcp[0].as_raw_fd(),
+            tcp[1].as_raw_fd(),
+            udp[0].as_raw_fd(),
+            udp[1].as_raw_fd(),
+        ];
         let [tcp_v4, tcp_v6] = tcp;
         let [udp_v4, udp_v6] = udp;
         let sockets = Self {
-            tcp: [TcpListener::from_std(tcp_v4.into())?, TcpListener::from_std(tcp_v6.into())?],
+            tcp: [
+                TcpListener::from_std(tcp_v4.into())?,
+                TcpListener::from_std(tcp_v6.into())?,
+            ],
             udp: [
-                UdpIntake { socket: UdpSocket::from_std(udp_v4.into())? },
-                UdpIntake { socket: UdpSocket::from_std(udp_v6.into())? },
+                UdpIntake {
+                    socket: UdpSocket::from_std(udp_v4.into())?,
+                },
+                UdpIntake {
+                    socket: UdpSocket::from_std(udp_v6.into())?,
+                },
             ],
             replies: Arc::new(Replies {
                 namespace: Arc::clone(namespace),
@@ -93,8 +107,11 @@ fn socket(ipv6: bool, kind: Type, protocol: Protocol) -> io::Result<Socket> {
 }
 
 fn any(ipv6: bool, port: u16) -> SocketAddr {
-    let address: IpAddr =
-        if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let address: IpAddr = if ipv6 {
+        Ipv6Addr::UNSPECIFIED.into()
+    } else {
+        Ipv4Addr::UNSPECIFIED.into()
+    };
     SocketAddr::new(address, port)
 }
 
@@ -118,7 +135,9 @@ impl UdpIntake {
     /// Waits for the next datagram; `buffer` should have room for 65,535 octets.
     pub async fn receive(&self, buffer: &mut [u8]) -> io::Result<Datagram> {
         self.socket
-            .async_io(Interest::READABLE, || receive(self.socket.as_raw_fd(), buffer))
+            .async_io(Interest::READABLE, || {
+                receive(self.socket.as_raw_fd(), buffer)
+            })
             .await
     }
 }
@@ -137,7 +156,9 @@ fn receive(socket: RawFd, buffer: &mut [u8]) -> io::Result<Datagram> {
     for control in message.cmsgs()? {
         match control {
             ControlMessageOwned::Ipv4OrigDstAddr(address) => {
-                target = Some(SocketAddr::V4(SocketAddrV4::from(SockaddrIn::from(address))));
+                target = Some(SocketAddr::V4(SocketAddrV4::from(SockaddrIn::from(
+                    address,
+                ))));
             }
             ControlMessageOwned::Ipv6OrigDstAddr(address) => {
                 let address = SocketAddrV6::from(SockaddrIn6::from(address));
@@ -147,8 +168,15 @@ fn receive(socket: RawFd, buffer: &mut [u8]) -> io::Result<Datagram> {
         }
     }
     match (source, target) {
-        (Some(source), Some(target)) => Ok(Datagram { source, target, length: message.bytes }),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel did not say the target")),
+        (Some(source), Some(target)) => Ok(Datagram {
+            source,
+            target,
+            length: message.bytes,
+        }),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the kernel did not say the target",
+        )),
     }
 }
 
@@ -177,7 +205,9 @@ impl Replies {
             IpAddr::V4(source) => {
                 let info = libc::in_pktinfo {
                     ipi_ifindex: 0,
-                    ipi_spec_dst: libc::in_addr { s_addr: source.to_bits().to_be() },
+                    ipi_spec_dst: libc::in_addr {
+                        s_addr: source.to_bits().to_be(),
+                    },
                     ipi_addr: libc::in_addr { s_addr: 0 },
                 };
                 let control = [ControlMessage::Ipv4PacketInfo(&info)];
@@ -185,7 +215,9 @@ impl Replies {
             }
             IpAddr::V6(source) => {
                 let info = libc::in6_pktinfo {
-                    ipi6_addr: libc::in6_addr { s6_addr: source.octets() },
+                    ipi6_addr: libc::in6_addr {
+                        s6_addr: source.octets(),
+                    },
                     ipi6_ifindex: 0,
                 };
                 let control = [ControlMessage::Ipv6PacketInfo(&info)];
@@ -206,14 +238,23 @@ impl Replies {
         app: SocketAddr,
     ) -> io::Result<()> {
         let app = SockaddrStorage::from(app);
-        sendmsg(socket.as_raw_fd(), slices, control, MsgFlags::MSG_DONTWAIT, Some(&app))?;
+        sendmsg(
+            socket.as_raw_fd(),
+            slices,
+            control,
+            MsgFlags::MSG_DONTWAIT,
+            Some(&app),
+        )?;
         Ok(())
     }
 
     /// The socket of a port; the address is given with each datagram.
     fn socket(&self, from: SocketAddr) -> io::Result<Arc<Socket>> {
         let key = (from.is_ipv6(), from.port());
-        let mut sockets = self.sockets.lock().expect("nothing panics while it holds the sockets");
+        let mut sockets = self
+            .sockets
+            .lock()
+            .expect("nothing panics while it holds the sockets");
         if let Some(socket) = sockets.get(&key) {
             return Ok(Arc::clone(socket));
         }

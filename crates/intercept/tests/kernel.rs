@@ -32,12 +32,16 @@ async fn lab(instance: &str) -> Lab {
         "route add default via 192.0.2.254",
         "route add default via 2001:db8::254",
     ] {
-        let done = Command::new("ip").args(arguments.split(' ')).status().unwrap();
+        let done = Command::new("ip")
+            .args(arguments.split(' '))
+            .status()
+            .expect("ip starts");
         assert!(done.success(), "ip {arguments}");
     }
     // Where anybody may have a ping socket, so that it is ours that refuses one.
-    std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").unwrap();
-    let runtime = tempfile::tempdir().unwrap();
+    std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647")
+        .expect("the setting exists");
+    let runtime = tempfile::tempdir().expect("a folder is made");
     let config = Config {
         bpffs: PathBuf::from("/sys/fs/bpf"),
         runtime: runtime.path().to_owned(),
@@ -45,23 +49,41 @@ async fn lab(instance: &str) -> Lab {
         patience: Duration::from_secs(60),
     };
     let (capture, sockets) = Capture::start(&config).await.expect("capture starts");
-    let class = ClassId::new(1).unwrap();
-    let shape = Class { profile: "test".into(), open: true, udp: true, ..Class::default() };
-    capture.set_class(class, shape).await.unwrap();
-    Lab { capture, sockets, class, _runtime: runtime }
+    let class = ClassId::new(1).expect("1 is a class");
+    let shape = Class {
+        profile: "test".into(),
+        open: true,
+        udp: true,
+        ..Class::default()
+    };
+    capture
+        .set_class(class, shape)
+        .await
+        .expect("the class is defined");
+    Lab {
+        capture,
+        sockets,
+        class,
+        _runtime: runtime,
+    }
 }
 
 impl Lab {
     /// Starts a Python program that waits for the label before it does anything.
     fn start(&self, program: &str) -> Child {
         let child = Command::new("python3")
-            .args(["-c", &format!("import sys,socket\nsys.stdin.readline()\n{program}")])
+            .args([
+                "-c",
+                &format!("import sys,socket\nsys.stdin.readline()\n{program}"),
+            ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .unwrap();
+            .expect("python3 starts");
         let pidfd = pidfd(child.id());
-        self.capture.label(pidfd.as_fd(), self.class, APP, 0).unwrap();
+        self.capture
+            .label(pidfd.as_fd(), self.class, APP, 0)
+            .expect("the child is labelled");
         child
     }
 }
@@ -78,11 +100,20 @@ fn pidfd(pid: u32) -> OwnedFd {
 
 fn go(child: &mut Child) {
     use std::io::Write;
-    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    child
+        .stdin
+        .take()
+        .expect("it is piped")
+        .write_all(b"go\n")
+        .expect("the child waits");
 }
 
 fn output(child: Child) -> String {
-    String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap().trim().to_owned()
+    let output = child.wait_with_output().expect("the child ends");
+    String::from_utf8(output.stdout)
+        .expect("it prints text")
+        .trim()
+        .to_owned()
 }
 
 #[tokio::test]
@@ -97,14 +128,26 @@ async fn tcp_arrives_with_its_target_and_its_app() {
         let (mut stream, source) = lab.sockets.tcp[slot].accept().await.unwrap();
         let local = stream.local_addr().unwrap();
         assert_eq!(local, SocketAddr::new(target.parse().unwrap(), 80));
-        let identity = lab.capture.identify_tcp(source, local).expect("a labelled flow has one");
-        assert_eq!((identity.app, identity.pid, identity.class), (APP, child.id(), lab.class));
-        assert!(lab.capture.identify_tcp(source, local).is_none(), "it is taken");
+        let identity = lab
+            .capture
+            .identify_tcp(source, local)
+            .expect("a labelled flow has one");
+        assert_eq!(
+            (identity.app, identity.pid, identity.class),
+            (APP, child.id(), lab.class)
+        );
+        assert!(
+            lab.capture.identify_tcp(source, local).is_none(),
+            "it is taken"
+        );
         let mut two = [0; 2];
         stream.read_exact(&mut two).await.unwrap();
         stream.write_all(b"ho").await.unwrap();
         assert_eq!(output(child), format!("ho {target}"));
-        assert_eq!(lab.capture.event().await, Some(Event::AppEnded { app: APP }));
+        assert_eq!(
+            lab.capture.event().await,
+            Some(Event::AppEnded { app: APP })
+        );
     }
     lab.capture.stop().await.unwrap();
 }
@@ -129,9 +172,16 @@ async fn udp_is_answered_from_the_address_that_was_asked() {
     for slot in [0, 0, 0, 0, 0, 1, 1, 0, 0] {
         let datagram = lab.sockets.udp[slot].receive(&mut buffer).await.unwrap();
         let identity = lab.capture.identify_udp(datagram.source, datagram.target);
-        assert_eq!(identity.map(|identity| identity.pid), Some(child.id()), "{datagram:?}");
+        assert_eq!(
+            identity.map(|identity| identity.pid),
+            Some(child.id()),
+            "{datagram:?}"
+        );
         asked.push(lab.capture.asked(datagram.target.ip()).await.to_string());
-        lab.sockets.replies.send(b"ho", datagram.target, datagram.source).unwrap();
+        lab.sockets
+            .replies
+            .send(b"ho", datagram.target, datagram.source)
+            .unwrap();
     }
     assert_eq!(
         output(child),
@@ -149,7 +199,10 @@ async fn udp_is_answered_from_the_address_that_was_asked() {
 #[ignore = "needs root and BPF: run scripts/test"]
 async fn what_may_not_go_out_is_refused_at_once() {
     let lab = lab("refuse").await;
-    let shape = Class { profile: "test".into(), ..Class::default() };
+    let shape = Class {
+        profile: "test".into(),
+        ..Class::default()
+    };
     lab.capture.set_class(lab.class, shape).await.unwrap();
     let mut child = lab.start(
         "import errno\n\
@@ -186,7 +239,10 @@ async fn direct_targets_and_unmanaged_programs_are_not_touched() {
     // Our own stack plays a neighbour on the link by a second address on the far end of the pair.
     let unmanaged = UdpSocket::bind("0.0.0.0:0").unwrap();
     unmanaged.connect("203.0.113.5:9").unwrap();
-    assert_eq!(unmanaged.local_addr().unwrap().ip().to_string(), "192.0.2.1");
+    assert_eq!(
+        unmanaged.local_addr().unwrap().ip().to_string(),
+        "192.0.2.1"
+    );
     let mut child = lab.start(
         "def src(a):\n  \
          s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.connect(a); return s.getsockname()[0]\n\

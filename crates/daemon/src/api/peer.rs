@@ -7,20 +7,18 @@ use tokio::net::UnixStream;
 
 /// The process that asks, as it was when it connected.
 #[derive(Debug)]
-pub struct Peer {
+pub(crate) struct Peer {
     /// Process id; 0 where it lives in a PID namespace that this one cannot see.
     pub pid: u32,
     /// Effective user id.
     pub uid: u32,
-    /// Effective group id.
-    pub gid: u32,
     /// A handle that stays with this process, whoever has its number later.
     pub pidfd: OwnedFd,
 }
 
 impl Peer {
     /// Who is at the other end; fails with ESRCH where the process is gone.
-    pub fn of(stream: &UnixStream) -> io::Result<Self> {
+    pub(crate) fn of(stream: &UnixStream) -> io::Result<Self> {
         let credentials = getsockopt(stream, sockopt::PeerCredentials)?;
         let pidfd = match getsockopt(stream, sockopt::PeerPidfd) {
             Ok(pidfd) => pidfd,
@@ -31,13 +29,12 @@ impl Peer {
         Ok(Self {
             pid: credentials.pid().try_into().unwrap_or(0),
             uid: credentials.uid(),
-            gid: credentials.gid(),
             pidfd,
         })
     }
 
     /// True for root, who may see and do everything.
-    pub fn is_root(&self) -> bool {
+    pub(crate) fn is_root(&self) -> bool {
         self.uid == 0
     }
 }

@@ -7,8 +7,8 @@ use std::os::fd::AsRawFd;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth};
 
 use super::netlink::{self, Route, Selector, Way};
-use super::{DEVICE, Doing, INNER_DEVICE, INNER_V4, INNER_V6, NetworkError, SOURCE_V4, SOURCE_V6};
 use super::sysctl_write;
+use super::{DEVICE, Doing, INNER_DEVICE, INNER_V4, INNER_V6, NetworkError, SOURCE_V4, SOURCE_V6};
 use crate::namespace::Namespace;
 
 /// The largest that the kernel lets a veth have: no flow of ours meets a real link.
@@ -24,14 +24,19 @@ pub(super) async fn pair(
 ) -> Result<(u32, u32), NetworkError> {
     let find_host = || format!("look for {DEVICE}");
     let outer_end = netlink::find(host, DEVICE).await.doing(find_host)?;
-    let inner_end =
-        netlink::find(inner, INNER_DEVICE).await.doing(|| format!("look for {INNER_DEVICE}"))?;
+    let inner_end = netlink::find(inner, INNER_DEVICE)
+        .await
+        .doing(|| format!("look for {INNER_DEVICE}"))?;
     match (outer_end, inner_end) {
         (Some((outer, outer_mac)), Some((inner, inner_mac))) if outer_mac == inner_mac => {
             return Ok((outer, inner));
         }
         (Some((stale, _)), _) => {
-            host.link().del(stale).execute().await.doing(|| format!("remove the old {DEVICE}"))?;
+            host.link()
+                .del(stale)
+                .execute()
+                .await
+                .doing(|| format!("remove the old {DEVICE}"))?;
         }
         _ => {}
     }
@@ -47,7 +52,13 @@ pub(super) async fn pair(
     // Without ARP a packet carries the sender's own MAC as its target: equal ones make it arrive.
     inner
         .link()
-        .set(LinkUnspec::new_with_index(inner_index).address(mac).arp(false).mtu(MTU).build())
+        .set(
+            LinkUnspec::new_with_index(inner_index)
+                .address(mac)
+                .arp(false)
+                .mtu(MTU)
+                .build(),
+        )
         .execute()
         .await
         .doing(|| format!("set up {INNER_DEVICE}"))?;
@@ -70,7 +81,12 @@ async fn create(host: &Handle, namespace: &Namespace) -> Result<(), NetworkError
         .await
         .doing(|| format!("move {INNER_DEVICE} into its namespace"))?;
     host.link()
-        .set(LinkUnspec::new_with_name(DEVICE).arp(false).mtu(MTU).build())
+        .set(
+            LinkUnspec::new_with_name(DEVICE)
+                .arp(false)
+                .mtu(MTU)
+                .build(),
+        )
         .execute()
         .await
         .doing(|| format!("set up {DEVICE}"))
@@ -90,15 +106,31 @@ pub(super) async fn furnish(
         })
         .map_err(|error: io::Error| rtnetlink::Error::NamespaceError(error.to_string()))
         .doing(|| "enter the private network namespace".into())?;
-    netlink::bring_up(inner, 1).await.doing(|| "bring lo up inside".into())?;
-    netlink::bring_up(inner, device).await.doing(|| format!("bring {INNER_DEVICE} up"))?;
-    family(inner, device, IpAddr::V4(INNER_V4), SOURCE_V4.into(), Ipv4Addr::UNSPECIFIED.into())
+    netlink::bring_up(inner, 1)
         .await
-        .doing(|| "route IPv4 inside".into())?;
+        .doing(|| "bring lo up inside".into())?;
+    netlink::bring_up(inner, device)
+        .await
+        .doing(|| format!("bring {INNER_DEVICE} up"))?;
+    family(
+        inner,
+        device,
+        IpAddr::V4(INNER_V4),
+        SOURCE_V4.into(),
+        Ipv4Addr::UNSPECIFIED.into(),
+    )
+    .await
+    .doing(|| "route IPv4 inside".into())?;
     if ipv6 {
-        family(inner, device, IpAddr::V6(INNER_V6), SOURCE_V6.into(), Ipv6Addr::UNSPECIFIED.into())
-            .await
-            .doing(|| "route IPv6 inside".into())?;
+        family(
+            inner,
+            device,
+            IpAddr::V6(INNER_V6),
+            SOURCE_V6.into(),
+            Ipv6Addr::UNSPECIFIED.into(),
+        )
+        .await
+        .doing(|| "route IPv6 inside".into())?;
     }
     Ok(())
 }
@@ -113,21 +145,48 @@ async fn family(
 ) -> Result<(), rtnetlink::Error> {
     let ipv6 = own.is_ipv6();
     netlink::add_address(inner, device, own).await?;
-    let out = Way::Via { device, gateway, source: None };
+    let out = Way::Via {
+        device,
+        gateway,
+        source: None,
+    };
     let routes = [
-        Route { table: OUT_TABLE, destination: (any, 0), way: out, metric: None },
-        Route { table: LOCAL_TABLE, destination: (any, 0), way: Way::Local { device: 1 }, metric: None },
+        Route {
+            table: OUT_TABLE,
+            destination: (any, 0),
+            way: out,
+            metric: None,
+        },
+        Route {
+            table: LOCAL_TABLE,
+            destination: (any, 0),
+            way: Way::Local { device: 1 },
+            metric: None,
+        },
     ];
     for route in &routes {
         netlink::route_add(inner, route).await?;
     }
-    netlink::rule_add(inner, netlink::rule(ipv6, 1, &Selector::Input("lo"), OUT_TABLE)).await?;
-    netlink::rule_add(inner, netlink::rule(ipv6, 2, &Selector::Everything, LOCAL_TABLE)).await?;
+    netlink::rule_add(
+        inner,
+        netlink::rule(ipv6, 1, &Selector::Input("lo"), OUT_TABLE),
+    )
+    .await?;
+    netlink::rule_add(
+        inner,
+        netlink::rule(ipv6, 2, &Selector::Everything, LOCAL_TABLE),
+    )
+    .await?;
     for rule in netlink::rules(inner, ipv6).await? {
-        let preference = rule.attributes.iter().find_map(|attribute| match attribute {
-            netlink_packet_route::rule::RuleAttribute::Priority(preference) => Some(*preference),
-            _ => None,
-        });
+        let preference = rule
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                netlink_packet_route::rule::RuleAttribute::Priority(preference) => {
+                    Some(*preference)
+                }
+                _ => None,
+            });
         // The kernel's own first rule would keep everything inside.
         if preference.unwrap_or(0) == 0 {
             netlink::rule_delete(inner, rule).await?;
@@ -151,7 +210,12 @@ fn settings(ipv6: bool) {
         sysctl_write("net/ipv6/icmp/ratelimit", "0");
         // UDP replies are sent from the address that the app asked.
         sysctl_write("net/ipv6/ip_nonlocal_bind", "1");
-        for setting in ["accept_ra", "autoconf", "accept_dad", "router_solicitations"] {
+        for setting in [
+            "accept_ra",
+            "autoconf",
+            "accept_dad",
+            "router_solicitations",
+        ] {
             sysctl_write(&format!("net/ipv6/conf/{INNER_DEVICE}/{setting}"), "0");
         }
     }

@@ -5,13 +5,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use futures_channel::mpsc;
 use futures_util::{StreamExt, TryStreamExt};
 use netlink_packet_core::NetlinkMessage;
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::SocketAddr;
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressScope};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressScope,
+};
 use netlink_packet_route::link::LinkAttribute;
 use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use netlink_sys::SocketAddr;
 use rtnetlink::{Error, Handle, IpVersion, LinkUnspec, RouteMessageBuilder};
 use tokio::task::JoinSet;
 
@@ -27,7 +29,9 @@ pub(super) fn connect(connections: &mut JoinSet<()>) -> Result<Handle, Error> {
 }
 
 /// What the kernel tells of changes; one message for each.
-pub(crate) struct Changes(mpsc::UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>);
+pub(crate) struct Changes(
+    mpsc::UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
+);
 
 impl Changes {
     /// Waits for one, and takes all that have come with it.
@@ -52,10 +56,13 @@ pub(super) async fn find(handle: &Handle, name: &str) -> Result<Option<(u32, Vec
     let mut links = handle.link().get().match_name(name).execute();
     match links.try_next().await {
         Ok(Some(link)) => {
-            let mac = link.attributes.iter().find_map(|attribute| match attribute {
-                LinkAttribute::Address(mac) => Some(mac.clone()),
-                _ => None,
-            });
+            let mac = link
+                .attributes
+                .iter()
+                .find_map(|attribute| match attribute {
+                    LinkAttribute::Address(mac) => Some(mac.clone()),
+                    _ => None,
+                });
             Ok(Some((link.header.index, mac.unwrap_or_default())))
         }
         Ok(None) => Ok(None),
@@ -65,7 +72,11 @@ pub(super) async fn find(handle: &Handle, name: &str) -> Result<Option<(u32, Vec
 }
 
 pub(super) async fn bring_up(handle: &Handle, device: u32) -> Result<(), Error> {
-    handle.link().set(LinkUnspec::new_with_index(device).up().build()).execute().await
+    handle
+        .link()
+        .set(LinkUnspec::new_with_index(device).up().build())
+        .execute()
+        .await
 }
 
 /// Gives one address, of host scope so that no program gets it as a source by chance.
@@ -81,9 +92,9 @@ pub(super) async fn add_address(
         message.header.scope = AddressScope::Host;
     } else {
         message.header.flags = AddressHeaderFlags::Nodad;
-        message
-            .attributes
-            .push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute));
+        message.attributes.push(AddressAttribute::Flags(
+            AddressFlags::Nodad | AddressFlags::Noprefixroute,
+        ));
     }
     request.execute().await
 }
@@ -97,8 +108,14 @@ pub(super) struct Route {
 }
 
 pub(super) enum Way {
-    Via { device: u32, gateway: IpAddr, source: Option<IpAddr> },
-    Local { device: u32 },
+    Via {
+        device: u32,
+        gateway: IpAddr,
+        source: Option<IpAddr>,
+    },
+    Local {
+        device: u32,
+    },
     Throw,
     Unreachable,
 }
@@ -111,7 +128,12 @@ impl Route {
                     .destination_prefix(destination, self.destination.1)
                     .table_id(self.table)
                     .protocol(PROTOCOL);
-                if let Way::Via { device, gateway: IpAddr::V4(gateway), source } = self.way {
+                if let Way::Via {
+                    device,
+                    gateway: IpAddr::V4(gateway),
+                    source,
+                } = self.way
+                {
                     builder = builder.output_interface(device).gateway(gateway).onlink();
                     if let Some(IpAddr::V4(source)) = source {
                         builder = builder.pref_source(source);
@@ -124,7 +146,12 @@ impl Route {
                     .destination_prefix(destination, self.destination.1)
                     .table_id(self.table)
                     .protocol(PROTOCOL);
-                if let Way::Via { device, gateway: IpAddr::V6(gateway), source } = self.way {
+                if let Way::Via {
+                    device,
+                    gateway: IpAddr::V6(gateway),
+                    source,
+                } = self.way
+                {
                     builder = builder.output_interface(device).gateway(gateway).onlink();
                     if let Some(IpAddr::V6(source)) = source {
                         builder = builder.pref_source(source);
@@ -138,9 +165,10 @@ impl Route {
     fn finish<T>(&self, builder: RouteMessageBuilder<T>) -> RouteMessage {
         let builder = match self.way {
             Way::Via { .. } => builder,
-            Way::Local { device } => {
-                builder.kind(RouteType::Local).scope(RouteScope::Host).output_interface(device)
-            }
+            Way::Local { device } => builder
+                .kind(RouteType::Local)
+                .scope(RouteScope::Host)
+                .output_interface(device),
             Way::Throw => builder.kind(RouteType::Throw),
             Way::Unreachable => builder.kind(RouteType::Unreachable),
         };
@@ -152,7 +180,13 @@ impl Route {
 }
 
 pub(super) async fn route_add(handle: &Handle, route: &Route) -> Result<(), Error> {
-    match handle.route().add(route.message()).replace().execute().await {
+    match handle
+        .route()
+        .add(route.message())
+        .replace()
+        .execute()
+        .await
+    {
         Err(error) if is(&error, libc::EEXIST) => Ok(()),
         result => result,
     }
@@ -165,7 +199,6 @@ pub(super) async fn route_delete(handle: &Handle, route: &Route) -> Result<(), E
     }
 }
 
-
 /// Every route of one family, of all tables.
 pub(super) async fn all_routes(handle: &Handle, ipv6: bool) -> Result<Vec<RouteMessage>, Error> {
     let filter = if ipv6 {
@@ -176,14 +209,25 @@ pub(super) async fn all_routes(handle: &Handle, ipv6: bool) -> Result<Vec<RouteM
     handle.route().get(filter).execute().try_collect().await
 }
 
-pub(super) async fn routes(handle: &Handle, ipv6: bool, table: u32) -> Result<Vec<RouteMessage>, Error> {
+pub(super) async fn routes(
+    handle: &Handle,
+    ipv6: bool,
+    table: u32,
+) -> Result<Vec<RouteMessage>, Error> {
     let filter = if ipv6 {
-        RouteMessageBuilder::<Ipv6Addr>::new().table_id(table).build()
+        RouteMessageBuilder::<Ipv6Addr>::new()
+            .table_id(table)
+            .build()
     } else {
-        RouteMessageBuilder::<Ipv4Addr>::new().table_id(table).build()
+        RouteMessageBuilder::<Ipv4Addr>::new()
+            .table_id(table)
+            .build()
     };
     let all: Vec<_> = handle.route().get(filter).execute().try_collect().await?;
-    Ok(all.into_iter().filter(|route| table_of(route) == table).collect())
+    Ok(all
+        .into_iter()
+        .filter(|route| table_of(route) == table)
+        .collect())
 }
 
 fn table_of(route: &RouteMessage) -> u32 {
@@ -207,7 +251,11 @@ pub(super) enum Selector {
 
 pub(super) fn rule(ipv6: bool, preference: u32, selector: &Selector, table: u32) -> RuleMessage {
     let mut message = RuleMessage::default();
-    message.header.family = if ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    message.header.family = if ipv6 {
+        AddressFamily::Inet6
+    } else {
+        AddressFamily::Inet
+    };
     message.header.action = RuleAction::ToTable;
     message.attributes.push(RuleAttribute::Priority(preference));
     message.attributes.push(RuleAttribute::Table(table));
@@ -222,7 +270,9 @@ pub(super) fn rule(ipv6: bool, preference: u32, selector: &Selector, table: u32)
             message.attributes.push(RuleAttribute::Source(*source));
         }
         Selector::Input(device) => {
-            message.attributes.push(RuleAttribute::Iifname((*device).to_owned()));
+            message
+                .attributes
+                .push(RuleAttribute::Iifname((*device).to_owned()));
         }
         Selector::Everything => {}
     }

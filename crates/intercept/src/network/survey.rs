@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt;
 use netlink_packet_route::address::AddressAttribute;
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType,
+};
 use offramp_rules::Prefix;
 use rtnetlink::Handle;
 
@@ -38,15 +40,24 @@ pub(super) async fn survey(
         .try_collect()
         .await
         .doing(|| "list the addresses".into())?;
-    for message in addresses.iter().filter(|message| message.header.index != device) {
-        let local = message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Local(address) => Some(*address),
-            _ => None,
-        });
-        let other = message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Address(address) => Some(*address),
-            _ => None,
-        });
+    for message in addresses
+        .iter()
+        .filter(|message| message.header.index != device)
+    {
+        let local = message
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                AddressAttribute::Local(address) => Some(*address),
+                _ => None,
+            });
+        let other = message
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                AddressAttribute::Address(address) => Some(*address),
+                _ => None,
+            });
         // On a point-to-point link the other one is the peer's.
         if let Some(address) = local.or(other).filter(|address| !address.is_loopback()) {
             survey.own.insert(address);
@@ -60,11 +71,18 @@ pub(super) async fn survey(
         let routes = netlink::routes(handle, family, MAIN_TABLE)
             .await
             .doing(|| "list the routes".into())?;
-        survey.local.extend(routes.iter().filter_map(|route| on_link(route, device)));
+        survey
+            .local
+            .extend(routes.iter().filter_map(|route| on_link(route, device)));
     }
     if !survey.own.is_empty() {
-        survey.local.extend(Prefix::new(Ipv4Addr::new(169, 254, 0, 0).into(), 16));
-        survey.local.extend(Prefix::new(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).into(), 10));
+        survey
+            .local
+            .extend(Prefix::new(Ipv4Addr::new(169, 254, 0, 0).into(), 16));
+        survey.local.extend(Prefix::new(
+            Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).into(),
+            10,
+        ));
     }
     survey.ipv6 &= ipv6;
     Ok(survey)
@@ -74,8 +92,12 @@ fn on_link(route: &RouteMessage, device: u32) -> Option<Prefix> {
     let mut destination = None;
     for attribute in &route.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(v4)) => destination = Some(IpAddr::V4(*v4)),
-            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => destination = Some(IpAddr::V6(*v6)),
+            RouteAttribute::Destination(RouteAddress::Inet(v4)) => {
+                destination = Some(IpAddr::V4(*v4))
+            }
+            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => {
+                destination = Some(IpAddr::V6(*v6))
+            }
             RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::MultiPath(_) => {
                 return None;
             }

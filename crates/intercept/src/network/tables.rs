@@ -32,12 +32,22 @@ pub(crate) struct ClassRoutes {
 
 impl Tables {
     pub(super) fn new(handle: &Handle, device: u32, ipv6: bool) -> Self {
-        Self { handle: handle.clone(), device, ipv6 }
+        Self {
+            handle: handle.clone(),
+            device,
+            ipv6,
+        }
     }
 
-    pub(super) async fn start(handle: &Handle, device: u32, ipv6: bool) -> Result<Self, NetworkError> {
+    pub(super) async fn start(
+        handle: &Handle,
+        device: u32,
+        ipv6: bool,
+    ) -> Result<Self, NetworkError> {
         let tables = Self::new(handle, device, ipv6);
-        tables.add_class(RETURN_CLASS, &ClassRoutes::default()).await?;
+        tables
+            .add_class(RETURN_CLASS, &ClassRoutes::default())
+            .await?;
         for source in tables.families::<IpAddr>([SOURCE_V4.into(), SOURCE_V6.into()]) {
             let rule = netlink::rule(
                 source.is_ipv6(),
@@ -45,7 +55,9 @@ impl Tables {
                 &Selector::Source(source),
                 table(RETURN_CLASS),
             );
-            netlink::rule_add(handle, rule).await.doing(|| format!("add the rule for {source}"))?;
+            netlink::rule_add(handle, rule)
+                .await
+                .doing(|| format!("add the rule for {source}"))?;
         }
         Ok(tables)
     }
@@ -56,7 +68,9 @@ impl Tables {
         class: ClassId,
         routes: &ClassRoutes,
     ) -> Result<(), NetworkError> {
-        self.try_add(class, routes).await.doing(|| format!("add the routes of class {class}"))
+        self.try_add(class, routes)
+            .await
+            .doing(|| format!("add the routes of class {class}"))
     }
 
     /// Adds one direct target to a class.
@@ -80,7 +94,9 @@ impl Tables {
     }
 
     pub(crate) async fn remove_class(&self, class: ClassId) -> Result<(), NetworkError> {
-        self.try_remove(class).await.doing(|| format!("remove the routes of class {class}"))
+        self.try_remove(class)
+            .await
+            .doing(|| format!("remove the routes of class {class}"))
     }
 
     /// Removes every rule and route of ours, those of earlier runs too.
@@ -94,7 +110,10 @@ impl Tables {
                 .doing(|| "list the routing rules".into())?
             {
                 use netlink_packet_route::rule::RuleAttribute;
-                if rule.attributes.contains(&RuleAttribute::Protocol(netlink::PROTOCOL)) {
+                if rule
+                    .attributes
+                    .contains(&RuleAttribute::Protocol(netlink::PROTOCOL))
+                {
                     netlink::rule_delete(&self.handle, rule)
                         .await
                         .doing(|| "remove a routing rule".into())?;
@@ -123,7 +142,9 @@ impl Tables {
     }
 
     async fn try_add(&self, class: ClassId, routes: &ClassRoutes) -> Result<(), Error> {
-        for any in self.families::<IpAddr>([Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]) {
+        for any in
+            self.families::<IpAddr>([Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()])
+        {
             for route in [self.default_route(class, any), last_resort(class, any)] {
                 netlink::route_add(&self.handle, &route).await?;
             }
@@ -155,7 +176,10 @@ impl Tables {
     }
 
     fn mark_rules(&self, class: ClassId) -> Vec<netlink_packet_route::rule::RuleMessage> {
-        let selector = Selector::Mark { mark: class.mark(), mask: MARK_MASK };
+        let selector = Selector::Mark {
+            mark: class.mark(),
+            mask: MARK_MASK,
+        };
         self.families([false, true])
             .into_iter()
             .map(|ipv6| netlink::rule(ipv6, PREFERENCE, &selector, table(class)))
@@ -170,7 +194,11 @@ impl Tables {
         Route {
             table: table(class),
             destination: (any, 0),
-            way: Way::Via { device: self.device, gateway, source: Some(source) },
+            way: Way::Via {
+                device: self.device,
+                gateway,
+                source: Some(source),
+            },
             metric: None,
         }
     }
