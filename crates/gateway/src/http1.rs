@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -83,7 +83,7 @@ async fn answer(
     slot: &Slot,
 ) -> Response<Full<Bytes>> {
     let mut flow = service.flow(client, "1.1");
-    match try_answer(request, client, service, slot, &mut flow).await {
+    match try_answer(request, client, service, &mut flow).await {
         Ok(Answer::Tunnel(response, upgrade, far)) => {
             flow.answered(response.status().as_u16());
             *slot.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -116,14 +116,15 @@ async fn try_answer(
     mut request: Request<Incoming>,
     client: SocketAddr,
     service: &Service,
-    slot: &Slot,
     flow: &mut Flow,
 ) -> Result<Answer, Refusal> {
-    let _ = slot;
     let upgrade = hyper::upgrade::on(&mut request);
     let (head, body) = request.into_parts();
     if head.version != Version::HTTP_11 || !head.headers.contains_key(HOST) {
         return Err(Refusal::Malformed("HTTP/1.1 with a Host field is wanted"));
+    }
+    if head.method != Method::POST && !body.is_end_stream() {
+        return Err(Refusal::Malformed("content is wanted with POST only"));
     }
     match service.open(client, &head, None, flow).await? {
         Open::Flow(far) => {

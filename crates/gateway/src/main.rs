@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use offramp_gateway::{Config, Gateway, users};
 use offramp_rules::Prefix;
+use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -121,6 +123,7 @@ async fn serve_until_signal(config: Config) -> anyhow::Result<()> {
     if config.users.is_none() && config.client_ca.is_none() {
         tracing::warn!("no --users and no --client-ca: whoever reaches the port may use it");
     }
+    raise_descriptor_limit();
     let signals = Signals::new().context("cannot watch signals")?;
     let gateway = Gateway::start(config).await?;
     let reload = gateway.reloader();
@@ -130,6 +133,7 @@ async fn serve_until_signal(config: Config) -> anyhow::Result<()> {
         writeln!(std::io::stdout(), "metrics on http://{address}/metrics")?;
     }
     std::io::stdout().flush()?;
+    tell_systemd(NotifyState::Ready);
     let stop = CancellationToken::new();
     let served = tokio::select! {
         served = gateway.run(stop.clone()) => served,
@@ -142,6 +146,23 @@ async fn serve_until_signal(config: Config) -> anyhow::Result<()> {
         "stopped"
     );
     Ok(())
+}
+
+/// Without systemd there is nobody to tell.
+fn tell_systemd(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::debug!(%error, "systemd not told");
+    }
+}
+
+/// A flow takes a descriptor and the usual soft limit is 1024; the hard limit is the one that is
+/// meant.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "descriptor limit not raised");
+    }
 }
 
 struct Signals {
@@ -174,6 +195,7 @@ impl Signals {
                 return;
             }
             tracing::info!("draining");
+            tell_systemd(NotifyState::Stopping);
             stop.cancel();
         }
     }

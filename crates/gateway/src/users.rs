@@ -83,10 +83,9 @@ impl Users {
         if !lock(&self.attempts).may_try(peer) {
             return Err(Refusal::TooManyAttempts);
         }
-        let Some(name) = self.verify(table.clone(), header).await else {
-            lock(&self.attempts).failed(peer);
-            return Err(Refusal::Unauthenticated);
-        };
+        let name = self.verify(table.clone(), header).await;
+        let name = name.ok_or(Refusal::Unauthenticated)?;
+        lock(&self.attempts).succeeded(peer);
         self.remember(&table, digest, &name);
         Ok(name)
     }

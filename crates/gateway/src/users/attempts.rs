@@ -15,25 +15,36 @@ const ADDRESSES: usize = 65_536;
 pub(super) struct Attempts(HashMap<IpAddr, (u32, Instant)>);
 
 impl Attempts {
-    pub(super) fn may_try(&self, peer: IpAddr) -> bool {
-        match self.0.get(&client(peer)) {
-            Some((count, since)) => *count < ALLOWED || since.elapsed() >= WINDOW,
-            None => true,
-        }
-    }
-
-    pub(super) fn failed(&mut self, peer: IpAddr) {
-        if self.0.len() >= ADDRESSES {
-            self.0.retain(|_, (_, since)| since.elapsed() < WINDOW);
-            if self.0.len() >= ADDRESSES {
-                self.0.clear();
-            }
-        }
+    /// Whether credentials from this address are checked at all. Counts them as wrong at once, so
+    /// that many at one time are counted too.
+    pub(super) fn may_try(&mut self, peer: IpAddr) -> bool {
+        self.make_room();
         let (count, since) = self.0.entry(client(peer)).or_insert((0, Instant::now()));
         if since.elapsed() >= WINDOW {
             (*count, *since) = (0, Instant::now());
         }
+        if *count >= ALLOWED {
+            return false;
+        }
         *count += 1;
+        true
+    }
+
+    /// Takes one count back.
+    pub(super) fn succeeded(&mut self, peer: IpAddr) {
+        if let Some((count, _)) = self.0.get_mut(&client(peer)) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    fn make_room(&mut self) {
+        if self.0.len() < ADDRESSES {
+            return;
+        }
+        self.0.retain(|_, (_, since)| since.elapsed() < WINDOW);
+        if self.0.len() >= ADDRESSES {
+            self.0.clear();
+        }
     }
 }
 
@@ -58,7 +69,8 @@ mod tests {
         let other = "2001:db8:0:1::1".parse().unwrap();
         for _ in 0..ALLOWED {
             assert!(attempts.may_try(a));
-            attempts.failed(a);
+            attempts.succeeded(a);
+            assert!(attempts.may_try(a));
         }
         assert!(!attempts.may_try(b));
         assert!(attempts.may_try(other));

@@ -207,17 +207,7 @@ async fn a_stalled_target_stops_only_its_own_flow() {
     let mut client = lab.http2().await;
     let (_, mut stalled, _body) = connect(&mut client, target.local_addr().unwrap()).await;
     let (mut accepted, _) = target.accept().await.unwrap();
-    // Fill all that the kernel and the window hold for a target that does not read.
-    let block = Bytes::from(vec![0; 16 * 1024]);
-    for _ in 0..4096 {
-        stalled.reserve_capacity(block.len());
-        let granted = poll_fn(|cx| stalled.poll_capacity(cx));
-        let Ok(granted) = timeout(STALLED, granted).await else {
-            break;
-        };
-        let size = granted.unwrap().unwrap().min(block.len());
-        stalled.send_data(block.slice(..size), false).unwrap();
-    }
+    fill(&mut stalled).await;
     // Let the window open again, but not so far that the gateway has read all.
     accepted.read_exact(&mut vec![0; 3 << 20]).await.unwrap();
     for _ in 0..KEYSTROKES {
@@ -234,4 +224,38 @@ async fn a_stalled_target_stops_only_its_own_flow() {
         .unwrap()
         .unwrap();
     assert!(rest.ends_with(b"xxend"));
+}
+
+#[tokio::test]
+async fn a_reset_passes_a_target_that_takes_nothing() {
+    let mut lab = Lab::new().await;
+    let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = lab.http2().await;
+    let (_, mut stalled, _body) = connect(&mut client, target.local_addr().unwrap()).await;
+    let (mut accepted, _) = target.accept().await.unwrap();
+    fill(&mut stalled).await;
+    stalled.send_reset(Reason::CANCEL);
+    let mut rest = Vec::new();
+    let read = timeout(LIMIT, accepted.read_to_end(&mut rest))
+        .await
+        .unwrap();
+    assert_eq!(
+        read.unwrap_err().kind(),
+        std::io::ErrorKind::ConnectionReset
+    );
+}
+
+/// Fills all that the kernel and the window hold for a target that does not read.
+async fn fill(stalled: &mut SendStream<Bytes>) {
+    let block = Bytes::from(vec![0; 16 * 1024]);
+    for _ in 0..4096 {
+        stalled.reserve_capacity(block.len());
+        let granted = poll_fn(|cx| stalled.poll_capacity(cx));
+        let Ok(granted) = timeout(STALLED, granted).await else {
+            return;
+        };
+        let size = granted.unwrap().unwrap().min(block.len());
+        stalled.send_data(block.slice(..size), false).unwrap();
+    }
+    panic!("the target never stalls");
 }

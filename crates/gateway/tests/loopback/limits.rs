@@ -47,6 +47,65 @@ async fn an_idle_flow_is_reset() {
     }
 }
 
+/// Time runs as soon as there is nothing else to do, so what follows waits for no real second.
+#[tokio::test]
+async fn who_says_nothing_is_dropped() {
+    let lab = Lab::new().await;
+    let mut silent = TcpStream::connect(lab.address).await.unwrap();
+    let mut http1 = lab.tls("http/1.1").await;
+    let mut http2 = lab.tls("h2").await;
+    tokio::time::pause();
+    let dropped = async {
+        assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+        let _ = http1.read_to_end(&mut Vec::new()).await;
+        let _ = http2.read_to_end(&mut Vec::new()).await;
+    };
+    timeout(LIMIT, dropped).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_target_that_does_not_answer_is_given_up() {
+    let lab = Lab::new().await;
+    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    full.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .unwrap();
+    full.listen(0).unwrap();
+    let address = full.local_addr().unwrap().as_socket().unwrap();
+    let mut waiting = Vec::new();
+    let short = std::time::Duration::from_millis(200);
+    while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, short) {
+        waiting.push(stream);
+        assert!(waiting.len() < 10, "the backlog is never full");
+    }
+    let mut stream = lab.tls("http/1.1").await;
+    stream.write_all(connect(address).as_bytes()).await.unwrap();
+    tokio::time::pause();
+    let answer = timeout(LIMIT, read_head(&mut stream))
+        .await
+        .unwrap()
+        .to_ascii_lowercase();
+    assert!(answer.starts_with("http/1.1 504"), "{answer}");
+    assert!(answer.contains("error=connection_timeout\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_idle_association_ends() {
+    let lab = Lab::new().await;
+    let target = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let head = format!(
+        "GET /.well-known/masque/udp/127.0.0.1/{}/ HTTP/1.1\r\nHost: gateway\r\n\
+         Connection: Upgrade\r\nUpgrade: connect-udp\r\n\r\n",
+        target.local_addr().unwrap().port()
+    );
+    let (mut stream, _) = lab.http1(&head).await;
+    tokio::time::pause();
+    let ended = timeout(LIMIT * 10, stream.read_u8()).await.unwrap();
+    assert_eq!(
+        ended.unwrap_err().kind(),
+        std::io::ErrorKind::ConnectionReset
+    );
+}
+
 #[tokio::test]
 async fn a_stop_sends_goaway_and_drains() {
     let mut lab = Lab::new().await;

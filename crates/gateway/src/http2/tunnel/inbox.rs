@@ -21,7 +21,7 @@ pub(in crate::http2) struct Inbox {
     recv: RecvStream,
     whole: VecDeque<Bytes>,
     joined: BytesMut,
-    end: Option<Result<(), h2::Error>>,
+    ended: bool,
 }
 
 impl Inbox {
@@ -30,30 +30,21 @@ impl Inbox {
             recv,
             whole: VecDeque::new(),
             joined: BytesMut::new(),
-            end: None,
+            ended: false,
         }
     }
 
     /// Takes what has come; an error is what the client or the connection broke off with.
     pub(in crate::http2) fn gather(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        while self.end.is_none() {
+        while !self.ended {
             match self.recv.poll_data(cx) {
                 Poll::Ready(Some(Ok(data))) => self.add(data),
-                Poll::Ready(Some(Err(error))) => self.end = Some(Err(error)),
-                Poll::Ready(None) => self.end = Some(Ok(())),
-                Poll::Pending => return Ok(()),
+                Poll::Ready(Some(Err(error))) => return Err(broken(error)),
+                Poll::Ready(None) => self.ended = true,
+                Poll::Pending => break,
             }
         }
-        match self.end.take() {
-            Some(Err(error)) => {
-                self.end = Some(Err(error.reason().map_or_else(lost, h2::Error::from)));
-                Err(broken(error))
-            }
-            end => {
-                self.end = end;
-                Ok(())
-            }
-        }
+        Ok(())
     }
 
     pub(super) fn poll_read(
@@ -73,9 +64,10 @@ impl Inbox {
                 size
             }
             None if self.joined.is_empty() => {
-                return match self.end {
-                    Some(_) => Poll::Ready(Ok(())),
-                    None => Poll::Pending,
+                return if self.ended {
+                    Poll::Ready(Ok(()))
+                } else {
+                    Poll::Pending
                 };
             }
             None => {
@@ -111,8 +103,4 @@ fn move_bytes(from: &mut impl Buf, to: &mut ReadBuf<'_>) -> usize {
     to.put_slice(&from.chunk()[..size]);
     from.advance(size);
     size
-}
-
-fn lost() -> h2::Error {
-    h2::Reason::CANCEL.into()
 }
