@@ -28,6 +28,9 @@ const SEND_BUFFER: usize = 1 << 20;
 /// h2 ends the whole connection when small unread frames have used this up, at most 256 for each:
 /// half a million one-byte frames that apps have not read.
 const FRAME_BUDGET: usize = 128 << 20;
+/// How many dropped streams h2 remembers, and for how long, to ignore what still comes for them.
+const RESET_STREAMS: usize = 4096;
+const RESET_MEMORY: Duration = Duration::from_secs(10);
 
 /// Between two pings while streams are open.
 const PING_BUSY: Duration = Duration::from_secs(10);
@@ -146,6 +149,11 @@ fn builder() -> h2::client::Builder {
         .max_frame_size(FRAME)
         .max_send_buffer_size(SEND_BUFFER)
         .data_frame_budget(FRAME_BUDGET)
+        .max_concurrent_reset_streams(RESET_STREAMS)
+        .reset_stream_duration(RESET_MEMORY)
+        // What is under way to a flow that its app has dropped counts against this, once h2 has
+        // forgotten the stream; over it h2 ends the connection with all other flows.
+        .max_local_error_reset_streams(None)
         .enable_push(false);
     builder
 }

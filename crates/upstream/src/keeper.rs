@@ -197,8 +197,8 @@ impl Keeper {
     }
 }
 
-/// Three quarters to five quarters, so that many machines do not come back as one.
+/// Three quarters to the whole of it, so that many machines do not come back as one.
 fn jitter(pause: Duration) -> Duration {
-    let random = (RandomState::new().hash_one(0) % 512) as u32;
+    let random = (RandomState::new().hash_one(0) % 256) as u32;
     pause * (768 + random) / 1024
 }

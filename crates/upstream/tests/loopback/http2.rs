@@ -303,3 +303,41 @@ async fn asks_the_server_itself() {
     })
     .await;
 }
+
+/// What comes for streams that were dropped must not count against the connection.
+#[tokio::test]
+async fn flows_that_are_dropped_in_mid_download_do_not_end_the_others() {
+    limited(async {
+        let proxy = Proxy::new(&Identity::new(&["h2"]), |stream, _| async {
+            fake::http2(stream, &builder(), |request, respond| async {
+                if request.uri().port_u16() == Some(443) {
+                    return fake::echo(request, respond).await;
+                }
+                let (_receive, mut send) = fake::accept(request, respond);
+                let small = Bytes::from_static(&[1; 512]);
+                while fake::write(&mut send, small.clone()).await {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+        })
+        .await;
+        let running = Running::new(vec![proxy.server("one")]);
+        let mut bystander = running.upstream.open_tcp(&target()).await.unwrap();
+        let mut endless = target();
+        endless.port = 80;
+        for _ in 0..20 {
+            let mut tunnels = Vec::new();
+            for _ in 0..60 {
+                let mut tunnel = running.upstream.open_tcp(&endless).await.unwrap();
+                tunnel.read_exact(&mut [0; 1]).await.unwrap();
+                tunnels.push(tunnel);
+            }
+            drop(tunnels);
+        }
+        bystander.write_all(b"here").await.unwrap();
+        bystander.read_exact(&mut [0; 4]).await.unwrap();
+        assert_eq!(proxy.accepted.load(Ordering::Acquire), 1);
+    })
+    .await;
+}
