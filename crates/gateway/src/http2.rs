@@ -29,7 +29,7 @@ mod tunnel;
 /// A client's uploads are not to be capped by windows: 4 MiB a flow is 320 Mbit/s at 100 ms.
 const STREAM_WINDOW: u32 = 4 << 20;
 /// Several stream windows, or one target that does not read would stop all flows.
-const CONNECTION_WINDOW: u32 = 64 << 20;
+const CONNECTION_WINDOW: u32 = 128 << 20;
 const MAX_FRAME: u32 = 256 << 10;
 /// Bytes of one stream that wait for the connection.
 const SEND_BUFFER: usize = 1 << 20;
@@ -44,6 +44,9 @@ const PING: Duration = Duration::from_secs(30);
 const IDLE_PINGS: u32 = 30;
 
 /// Serves one HTTP/2 connection and all its flows.
+///
+/// By the h2 crate itself: hyper's upgraded stream makes END_STREAM of a drop and an end of stream
+/// of the client's RST_STREAM(CANCEL), so that a flow that broke off would look whole.
 pub(crate) async fn serve(io: TlsStream<TcpStream>, client: SocketAddr, service: Arc<Service>) {
     let mut builder = server::Builder::new();
     builder

@@ -62,3 +62,23 @@ impl Drop for Buffer {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_buffers_are_reused_and_bounded() {
+        let first = Buffer::take();
+        assert_eq!(first.len(), LARGE);
+        let address = first.as_ptr();
+        drop(first);
+        assert_eq!(Buffer::take().as_ptr(), address);
+        let all: Vec<Buffer> = (0..LARGE_IN_HAND).map(|_| Buffer::take()).collect();
+        assert!(all.iter().all(|buffer| buffer.len() == LARGE));
+        assert_eq!(Buffer::take().len(), SMALL);
+        drop(all);
+        assert_eq!(Buffer::take().len(), LARGE);
+        assert_eq!(POOL.with_borrow(Vec::len), KEPT);
+    }
+}
