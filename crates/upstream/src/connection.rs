@@ -21,8 +21,8 @@ use crate::tls;
 
 /// One app may be this far behind; throughput is at most this much per round trip.
 const STREAM_WINDOW: u32 = 4 << 20;
-/// Several stream windows, so that one stalled app does not stop the others.
-const CONNECTION_WINDOW: u32 = 32 << 20;
+/// The windows of 32 apps that do not read: only then do they stop the others on their connection.
+const CONNECTION_WINDOW: u32 = 128 << 20;
 const FRAME: u32 = 256 << 10;
 const SEND_BUFFER: usize = 1 << 20;
 /// h2 ends the whole connection when small unread frames have used this up, at most 256 for each:

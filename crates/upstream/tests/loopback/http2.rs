@@ -341,3 +341,43 @@ async fn flows_that_are_dropped_in_mid_download_do_not_end_the_others() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn apps_that_do_not_read_do_not_stop_the_others() {
+    limited(async {
+        let (told, mut full) = mpsc::channel(100);
+        let proxy = Proxy::new(&Identity::new(&["h2"]), move |stream, _| {
+            let told = told.clone();
+            async move {
+                fake::http2(stream, &builder(), |request, respond| {
+                    let told = told.clone();
+                    async move {
+                        if request.uri().port_u16() == Some(443) {
+                            return fake::echo(request, respond).await;
+                        }
+                        let (_receive, mut send) = fake::accept(request, respond);
+                        let window = Bytes::from(vec![1; 4 << 20]);
+                        assert!(fake::write(&mut send, window).await);
+                        told.send(()).await.unwrap();
+                        std::future::pending().await
+                    }
+                })
+                .await;
+            }
+        })
+        .await;
+        let running = Running::new(vec![proxy.server("one")]);
+        let mut bystander = running.upstream.open_tcp(&target()).await.unwrap();
+        let mut endless = target();
+        endless.port = 80;
+        let mut stalled = Vec::new();
+        for _ in 0..20 {
+            stalled.push(running.upstream.open_tcp(&endless).await.unwrap());
+            full.recv().await.unwrap();
+        }
+        bystander.write_all(b"here").await.unwrap();
+        bystander.read_exact(&mut [0; 4]).await.unwrap();
+        assert_eq!(proxy.accepted.load(Ordering::Acquire), 1);
+    })
+    .await;
+}
