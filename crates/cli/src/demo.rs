@@ -9,6 +9,7 @@ pub(crate) mod enter;
 mod network;
 pub(crate) mod origin;
 mod parts;
+mod remains;
 mod story;
 mod table;
 

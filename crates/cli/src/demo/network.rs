@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use super::parts::{PREFIX, names, stale};
+use super::remains::{PREFIX, names, stale};
 
 /// Addresses for documentation: nobody's on the real network.
 pub(super) const APP: &str = "192.0.2.2";

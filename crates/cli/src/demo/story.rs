@@ -11,9 +11,8 @@ use tokio::process::ChildStdout;
 use tokio::time::{sleep, timeout};
 
 use super::network::{APP, Network, ORIGIN, PROXY};
-use super::parts::{
-    Folder, PROFILE, Program, beside, daemon, entering, gateway, leftovers, managed,
-};
+use super::parts::{Folder, PROFILE, Program, beside, daemon, entering, gateway, managed};
+use super::remains::leftovers;
 use super::table::{self, Row};
 use crate::output;
 
@@ -23,6 +22,8 @@ const CURL_LIMIT: Duration = Duration::from_secs(10);
 const TELL_LIMIT: Duration = Duration::from_secs(5);
 /// The slowest refusal that still is one at once.
 const AT_ONCE: Duration = Duration::from_secs(1);
+/// What curl ends with when its connection is refused, or reset before an answer.
+const REFUSED: [i32; 4] = [7, 52, 55, 56];
 
 pub(super) async fn tell() -> anyhow::Result<()> {
     output::print(
@@ -37,6 +38,7 @@ pub(super) async fn tell() -> anyhow::Result<()> {
     stage.take_gateway_away().await?;
     rows.push(stage.managed_is_refused().await?);
     rows.push(stage.unmanaged_is_direct().await?);
+    stage.nobody_else_was_seen().await?;
     output::print(&format!("\n{}\n", table::render(&rows, output::colour())))?;
     drop(stage);
     let left = leftovers();
@@ -56,7 +58,7 @@ pub(super) async fn tell() -> anyhow::Result<()> {
 struct Stage {
     daemon: Program,
     gateway: Program,
-    _origin: Program,
+    origin: Program,
     /// The address of each client of the origin.
     seen: Lines<BufReader<ChildStdout>>,
     _gateway_lines: Lines<BufReader<ChildStdout>>,
@@ -99,7 +101,7 @@ impl Stage {
         let mut stage = Self {
             daemon,
             gateway,
-            _origin: origin,
+            origin,
             seen,
             _gateway_lines: lines,
             client: Client::new(folder.socket()),
@@ -169,21 +171,32 @@ impl Stage {
     async fn managed_is_refused(&mut self) -> anyhow::Result<Row> {
         let curl = self.curl(true).await?;
         ensure!(
-            curl.exit != Some(0),
-            "the managed curl was not refused: {:?}",
-            curl.body
+            curl.exit.is_some_and(|exit| REFUSED.contains(&exit)),
+            "the managed curl was not refused but ended with status {}: {}",
+            curl.exit.unwrap_or(-1),
+            curl.body.trim()
         );
         ensure!(
             curl.took < AT_ONCE,
             "the managed curl was refused after {} ms only",
             curl.took.as_millis()
         );
-        Ok(row(
-            "curl, managed",
-            Way::Refused,
-            &curl,
-            "nobody".to_owned(),
-        ))
+        let refused = row("curl, managed", Way::Refused, &curl, "nobody".to_owned());
+        // What curl wrote before the reset came has not left the machine.
+        Ok(Row {
+            bytes: 0,
+            ..refused
+        })
+    }
+
+    /// Ends the origin and reads what it still has to say: a visit that should not have been.
+    async fn nobody_else_was_seen(&mut self) -> anyhow::Result<()> {
+        self.origin.kill().await?;
+        match timeout(TELL_LIMIT, self.seen.next_line()).await {
+            Ok(Ok(None)) => Ok(()),
+            Ok(Ok(Some(seen))) => bail!("the origin saw one client more than it should: {seen}"),
+            Ok(Err(_)) | Err(_) => bail!("the origin does not tell whom it saw"),
+        }
     }
 
     fn fetched(&self, curl: &Curl, who: &str) -> anyhow::Result<()> {

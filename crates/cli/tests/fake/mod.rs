@@ -34,8 +34,13 @@ impl Fake {
         // Ends with its answers, or with the test process.
         thread::spawn(move || {
             for (status, body) in answers {
-                let (stream, _) = listener.accept().unwrap();
-                heard.lock().unwrap().push(answer(stream, &status, &body));
+                let (mut stream, _) = listener.accept().unwrap();
+                // Before the answer: with it the test may go on.
+                heard.lock().unwrap().push(listen(&stream));
+                let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n", body.len());
+                stream
+                    .write_all((head + "\r\n" + &body).as_bytes())
+                    .unwrap();
             }
         });
         Self {
@@ -54,12 +59,12 @@ impl Fake {
     }
 }
 
-fn answer(stream: UnixStream, status: &str, body: &str) -> Asked {
-    let pid = getsockopt(&stream, PeerCredentials).unwrap().pid();
+fn listen(stream: &UnixStream) -> Asked {
+    let pid = getsockopt(stream, PeerCredentials).unwrap().pid();
     let threads = std::fs::read_dir(format!("/proc/{pid}/task"))
         .unwrap()
         .count();
-    let mut reader = BufReader::new(&stream);
+    let mut reader = BufReader::new(stream);
     let mut length = 0;
     loop {
         let mut line = String::new();
@@ -73,11 +78,6 @@ fn answer(stream: UnixStream, status: &str, body: &str) -> Asked {
     }
     let mut asked = vec![0; length];
     reader.read_exact(&mut asked).unwrap();
-    let head = format!(
-        "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-        body.len()
-    );
-    (&stream).write_all((head + body).as_bytes()).unwrap();
     Asked {
         pid,
         threads,
