@@ -144,7 +144,7 @@ fn without_a_name_the_profiles_are_listed() {
 #[test]
 fn the_process_that_asked_becomes_the_command() {
     let fake = Fake::start(vec![("200 OK".into(), LABELLED.into())]);
-    let script = "echo $$ $0; grep -E '^(SigIgn|SigBlk|Threads)' /proc/$$/status; \
+    let script = "echo $$ $0; grep -E '^(SigIgn|SigBlk|Threads)' /proc/self/status; \
                   ls /proc/$$/fd; exit 42";
     let output = offramp(
         fake.socket(),
