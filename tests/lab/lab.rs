@@ -10,6 +10,7 @@ use crate::authority::Authority;
 use crate::capture::Capture;
 use crate::host::Host;
 use crate::origin::Origin;
+use crate::process::wait_until;
 use crate::servers::Names;
 
 /// Five machines and their cables; dropped, nothing of it is left.
@@ -152,6 +153,20 @@ fn connect(router: &Host, machines: [&Host; 4]) {
          ip route add 2001:db8::/64 via fd00:90:3::2
          ip route add blackhole 203.0.113.66/32; ip route add blackhole 2001:db8::66/128",
     );
+    for machine in machines {
+        wait_until(
+            "IPv6 is complete",
+            std::time::Duration::from_secs(10),
+            || {
+                machine
+                    .sh("ip -6 route show table local dev eth0")
+                    .contains("multicast")
+                    && machine
+                        .sh("ip -6 addr show dev eth0 scope link")
+                        .contains("fe80::")
+            },
+        );
+    }
     let [_, _, origin, _] = machines;
     origin.sh(
         "for net in 203.0.113.0/24 198.51.100.0/24; do ip route add local $net dev lo; done

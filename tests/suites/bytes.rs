@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use offramp_tests::addresses::{BLACK_HOLE, BLACK_HOLE6, ORIGIN, ORIGIN6};
-use offramp_tests::{Daemon, Digest, Gateway, Lab, Running, User, binary, pattern, port};
+use offramp_tests::{
+    Daemon, Digest, Gateway, Lab, Running, User, binary, pattern, port, wait_until,
+};
 
 const GIB: usize = 1 << 30;
 const LIMIT: Duration = Duration::from_secs(240);
@@ -69,6 +71,12 @@ fn half_close_in_both_directions() {
                 said,
                 format!("first bye\nsent {expected}\n"),
                 "round {round}"
+            );
+            let arrived = || !lab.servers().totals().is_empty();
+            wait_until(
+                "the origin has read to the end",
+                Duration::from_secs(20),
+                arrived,
             );
             assert_eq!(lab.servers().totals(), [expected]);
         }
