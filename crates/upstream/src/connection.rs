@@ -90,37 +90,21 @@ pub(crate) async fn establish(
     stream: tls::Stream,
     board: Arc<Board>,
 ) -> Result<(Connection, Driver), ConnectError> {
-    let broken = |detail: String| ConnectError::Protocol {
-        server: endpoint.name.to_string(),
-        detail,
-    };
-    let failed = |error: h2::Error| broken(error.to_string());
+    let server = || endpoint.name.to_string();
     let received = Arc::new(AtomicU64::new(0));
-    let handshake = async {
-        let stream = Counted {
-            stream,
-            received: received.clone(),
-        };
-        let (send, mut connection) = builder().handshake(stream).await.map_err(failed)?;
-        let mut pings = connection
-            .ping_pong()
-            .expect("the connection is new, so nobody has taken its pings");
-        tokio::select! {
-            ended = &mut connection => {
-                ended.map_err(failed)?;
-                return Err(broken("the server closed it at once".into()));
-            }
-            pong = pings.ping(Ping::opaque()) => pong.map_err(failed)?,
-        };
-        Ok((send, connection, pings))
+    let stream = Counted {
+        stream,
+        received: received.clone(),
     };
-    let (send, connection, pings) = match timeout(endpoint.timeouts.tls, handshake).await {
-        Ok(done) => done?,
-        Err(_) => {
-            return Err(ConnectError::TlsTimeout {
-                server: endpoint.name.to_string(),
+    let (send, connection, pings) = match timeout(endpoint.timeouts.tls, greet(stream)).await {
+        Ok(Ok(greeted)) => greeted,
+        Ok(Err(detail)) => {
+            return Err(ConnectError::Protocol {
+                server: server(),
+                detail,
             });
         }
+        Err(_) => return Err(ConnectError::TlsTimeout { server: server() }),
     };
     let vitals = Arc::new(Vitals {
         live: AtomicUsize::new(0),
@@ -139,6 +123,25 @@ pub(crate) async fn establish(
         vitals: vitals.clone(),
     };
     Ok((Connection { send, vitals }, driver))
+}
+
+type Wire = h2::client::Connection<Counted, Bytes>;
+
+async fn greet(stream: Counted) -> Result<(SendRequest<Bytes>, Wire, PingPong), String> {
+    let said = |error: h2::Error| error.to_string();
+    let (send, mut connection) = builder().handshake(stream).await.map_err(said)?;
+    let mut pings = connection
+        .ping_pong()
+        .expect("the connection is new, so nobody has taken its pings");
+    tokio::select! {
+        ended = &mut connection => {
+            ended.map_err(said)?;
+            return Err("the server closed it at once".to_owned());
+        }
+        // The settings come before the answer.
+        pong = pings.ping(Ping::opaque()) => pong.map_err(said)?,
+    };
+    Ok((send, connection, pings))
 }
 
 fn builder() -> h2::client::Builder {
@@ -160,7 +163,7 @@ fn builder() -> h2::client::Builder {
 
 /// Moves the frames of one connection and watches that it lives.
 pub(crate) struct Driver {
-    connection: h2::client::Connection<Counted, Bytes>,
+    connection: Wire,
     pings: PingPong,
     /// Tells of a GOAWAY; as long as it exists the connection stays open without streams.
     probe: SendRequest<Bytes>,

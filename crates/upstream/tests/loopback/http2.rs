@@ -60,11 +60,10 @@ async fn carries_bytes_and_half_closes() {
 async fn read_over_reset(reason: Reason) -> std::io::Result<Vec<u8>> {
     let proxy = Proxy::new(&Identity::new(&["h2"]), move |stream, _| async move {
         fake::http2(stream, &builder(), move |request, respond| async move {
-            let (_receive, mut send) = fake::accept(request, respond);
+            let (mut receive, mut send) = fake::accept(request, respond);
             assert!(fake::write(&mut send, Bytes::from_static(b"data")).await);
-            // Only what was taken in is not thrown away by the reset.
-            send.send_data(Bytes::new(), false).unwrap();
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            // A reset throws away what has not arrived, so the client says that it has.
+            receive.data().await.unwrap().unwrap();
             send.send_reset(reason);
         })
         .await;
@@ -72,7 +71,9 @@ async fn read_over_reset(reason: Reason) -> std::io::Result<Vec<u8>> {
     .await;
     let running = Running::new(vec![proxy.server("one")]);
     let mut tunnel = running.upstream.open_tcp(&target()).await.unwrap();
-    let mut received = Vec::new();
+    let mut received = vec![0; 4];
+    tunnel.read_exact(&mut received).await?;
+    tunnel.write_all(b"!").await?;
     tunnel.read_to_end(&mut received).await.map(|_| received)
 }
 
