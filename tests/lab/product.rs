@@ -138,7 +138,10 @@ impl<'lab> Daemon<'lab> {
                 &profile.to_string(),
             );
         }
-        daemon.start_again();
+        match profiles {
+            [] => daemon.start_unconnected(),
+            _ => daemon.start_again(),
+        }
         daemon
     }
 
@@ -233,6 +236,22 @@ impl<'lab> Daemon<'lab> {
             }
             server.signal(Signal::SIGTERM);
             panic!("{status}\n{}", server.finish(LIMIT));
+        }
+    }
+
+    /// Starts the daemon (again) and waits until it answers, connected or not.
+    pub fn start_unconnected(&mut self) {
+        self.server = None;
+        self.server = Some(Running::start(self.command()).stop_with(Signal::SIGTERM));
+        wait_until("the daemon answers", LIMIT, || {
+            let answer = self.offramp(&["status"]).stdout;
+            answer.contains(&self.instance) || !self.process().is_running()
+        });
+        if !self.process().is_running() {
+            panic!(
+                "{}",
+                self.server.take().expect("just started").finish(LIMIT)
+            );
         }
     }
 
