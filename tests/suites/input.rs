@@ -208,7 +208,7 @@ fn credentials_that_are_missing_or_wrong() {
         .to_string();
     let hash = lab.client().sh(&format!("echo right | {gateway} hash"));
     std::fs::write(&users, format!("lab:{hash}")).expect("the lab's directory is ours");
-    let _gateway = Gateway::start_with(&lab, &["--users", &users.display().to_string()]);
+    let mut gateway = Gateway::start_with(&lab, &["--users", &users.display().to_string()]);
     let mut profile = Daemon::profile();
     profile["Payload"]["Servers"][0]["Authentication"] =
         json!({ "Method": "Password", "CredentialsAssetReference": "credential:login" });
@@ -218,6 +218,8 @@ fn credentials_that_are_missing_or_wrong() {
     daemon.write("credentials/login", "lab:wrong\n");
     status_tells(&mut daemon, &["407"]);
     daemon.write("credentials/login", "lab:right\n");
+    // The gateway has locked the client out for a minute; another one knows nothing of that.
+    gateway.start_again(&lab);
     daemon.start_unconnected();
     wait_until("the right password works", LIMIT, || {
         daemon
