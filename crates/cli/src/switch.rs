@@ -15,7 +15,10 @@ pub(crate) async fn run(client: &Client, arguments: Switch, on: bool) -> Result<
         .await?;
     let word = if on { "on" } else { "off" };
     if answer.changed.is_empty() {
-        return output::print(&format!("Nothing changed: it was {word} before.\n"));
+        return output::print(&format!(
+            "Nothing changed: no profile that you may switch was {}.\n",
+            if on { "off" } else { "on" }
+        ));
     }
     for identifier in &answer.changed {
         output::print(&format!("{} is {word}.\n", output::clean(identifier)))?;

@@ -4,8 +4,10 @@
 //! user may see and do.
 
 mod body;
+mod budget;
 mod peer;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,10 +32,16 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::body::AnswerBody;
+use self::budget::Budget;
 pub(crate) use self::peer::Peer;
+
+/// Half of all connections; there is one control socket in a process.
+static BUDGET: Budget = Budget::new(128);
 
 /// How long a connection may be idle, or take to send the head of a request.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
+/// The same for one connection too many, which is only told so.
+const FULL_LIMIT: Duration = Duration::from_secs(1);
 /// How long the body of a request may take.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
 /// How long a call may take until its answer begins.
@@ -109,13 +117,21 @@ pub(crate) async fn serve_connection(
             return;
         }
     };
+    let ticket = BUDGET.enter(peer.uid);
+    let is_full = ticket.is_none();
     let service = service_fn(|request| {
         let (api, peer, stop) = (api.clone(), peer.clone(), stop.clone());
-        async move { Ok::<_, std::convert::Infallible>(answer(request, &*api, &peer, stop).await) }
+        async move {
+            Ok::<_, Infallible>(match is_full {
+                true => refused(full()),
+                false => answer(request, &*api, &peer, stop).await,
+            })
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_LIMIT)
+        .header_read_timeout(if is_full { FULL_LIMIT } else { HEAD_LIMIT })
+        .keep_alive(!is_full)
         .max_buf_size(64 * 1024)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
@@ -129,6 +145,11 @@ pub(crate) async fn serve_connection(
     if let Err(error) = ended {
         tracing::debug!(peer.pid = peer.pid, error = %error, "control connection broke");
     }
+}
+
+fn full() -> Refusal {
+    Refusal::new(Code::LimitReached, "this user has too many calls open")
+        .hint("end some of your programs that ask the daemon, such as `offramp flows --follow`")
 }
 
 async fn answer(
