@@ -163,7 +163,7 @@ fn status_tells(daemon: &mut Daemon<'_>, expected: &[&str]) {
     loop {
         let said = daemon.run(&["curl", "-sS", "--max-time", "10", "http://203.0.113.11/"]);
         assert!(!said.status.success(), "{said}");
-        let status = daemon.offramp(&["status"]).to_string();
+        let status = daemon.offramp(&["status"]).stdout;
         if expected.iter().all(|word| status.contains(word)) {
             break;
         }
