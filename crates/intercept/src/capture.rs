@@ -103,7 +103,7 @@ impl Capture {
         };
         fs::create_dir_all(&config.runtime).map_err(failed)?;
         let namespace = Arc::new(Namespace::open_or_create(&path).map_err(failed)?);
-        let mut network = Network::start(&namespace).await?;
+        let mut network = Network::start(&namespace, &config.runtime).await?;
         let changes = network.watch()?;
         let ipv6 = std::path::Path::new("/proc/net/if_inet6").exists();
         let (sockets, descriptors) =
@@ -288,7 +288,7 @@ impl Capture {
             source,
         };
         programs::unpin(&pins(config)).map_err(failed)?;
-        Network::uninstall().await?;
+        Network::uninstall(&config.runtime).await?;
         if Namespace::exists(&path) {
             Namespace::open_or_create(&path)
                 .map_err(failed)?

@@ -8,11 +8,13 @@
 
 mod inside;
 mod netlink;
+mod settings;
 mod survey;
 mod tables;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
 
 use rtnetlink::Handle;
 use tokio::task::JoinSet;
@@ -64,11 +66,12 @@ pub(crate) struct Network {
     inner_device: u32,
     tables: tables::Tables,
     connections: JoinSet<()>,
+    runtime: PathBuf,
 }
 
 impl Network {
     /// Makes what is missing; what an earlier run left is taken over.
-    pub(crate) async fn start(namespace: &Namespace) -> Result<Self, NetworkError> {
+    pub(crate) async fn start(namespace: &Namespace, runtime: &Path) -> Result<Self, NetworkError> {
         let mut connections = JoinSet::new();
         let host = netlink::connect(&mut connections).doing(|| "open a netlink socket".into())?;
         let inner = namespace
@@ -77,7 +80,7 @@ impl Network {
             .doing(|| "enter the private network namespace".into())?;
         let ipv6 = ipv6_exists();
         let (device, inner_device) = inside::pair(&host, &inner, namespace).await?;
-        host_settings(ipv6);
+        settings::apply(runtime, ipv6);
         netlink::bring_up(&host, device)
             .await
             .doing(|| format!("bring {DEVICE} up"))?;
@@ -91,6 +94,7 @@ impl Network {
             inner_device,
             tables,
             connections,
+            runtime: runtime.to_owned(),
         })
     }
 
@@ -112,7 +116,7 @@ impl Network {
     }
 
     /// Removes what an earlier run left.
-    pub(crate) async fn uninstall() -> Result<(), NetworkError> {
+    pub(crate) async fn uninstall(runtime: &Path) -> Result<(), NetworkError> {
         let mut connections = JoinSet::new();
         let host = netlink::connect(&mut connections).doing(|| "open a netlink socket".into())?;
         tables::Tables::new(&host, 0, ipv6_exists()).stop().await?;
@@ -121,6 +125,7 @@ impl Network {
             let remove = || format!("remove {DEVICE}");
             host.link().del(device).execute().await.doing(remove)?;
         }
+        settings::restore(runtime);
         Ok(())
     }
 
@@ -139,49 +144,14 @@ impl Network {
             .await
             .doing(|| format!("remove {DEVICE}"))?;
         self.connections.abort_all();
+        settings::restore(&self.runtime);
         Ok(())
     }
 }
 
 /// Whether this kernel has IPv6 and it is not switched off for new devices.
 fn ipv6_exists() -> bool {
-    sysctl_read("net/ipv6/conf/default/disable_ipv6").is_some_and(|value| value == "0")
-}
-
-fn sysctl_read(name: &str) -> Option<String> {
-    Some(
-        std::fs::read_to_string(format!("/proc/sys/{name}"))
-            .ok()?
-            .trim()
-            .to_owned(),
-    )
-}
-
-/// Best effort: a setting that this kernel does not have is not needed on it.
-fn sysctl_write(name: &str, value: &str) {
-    if let Err(error) = std::fs::write(format!("/proc/sys/{name}"), value) {
-        tracing::debug!(name, value, error = %error, "sysctl not set");
-    }
-}
-
-fn host_settings(ipv6: bool) {
-    // What the kernel answers for a dead app socket (RST, ICMP) takes the mark of what it answers
-    // and so goes back inside, not onto the wire.
-    sysctl_write("net/ipv4/fwmark_reflect", "1");
-    sysctl_write(&format!("net/ipv4/conf/{DEVICE}/src_valid_mark"), "1");
-    // Replies to a socket that is bound to a loopback address.
-    sysctl_write(&format!("net/ipv4/conf/{DEVICE}/route_localnet"), "1");
-    if ipv6 {
-        sysctl_write("net/ipv6/fwmark_reflect", "1");
-        for setting in [
-            "accept_ra",
-            "autoconf",
-            "accept_dad",
-            "router_solicitations",
-        ] {
-            sysctl_write(&format!("net/ipv6/conf/{DEVICE}/{setting}"), "0");
-        }
-    }
+    settings::read("net/ipv6/conf/default/disable_ipv6").is_some_and(|value| value == "0")
 }
 
 async fn host_addresses(host: &Handle, device: u32, ipv6: bool) -> Result<(), NetworkError> {

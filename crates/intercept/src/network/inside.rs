@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth};
 
 use super::netlink::{self, Route, Selector, Way};
-use super::sysctl_write;
+use super::settings::write;
 use super::{DEVICE, Doing, INNER_DEVICE, INNER_V4, INNER_V6, NetworkError, SOURCE_V4, SOURCE_V6};
 use crate::namespace::Namespace;
 
@@ -145,28 +145,28 @@ async fn family(
 ) -> Result<(), rtnetlink::Error> {
     let ipv6 = own.is_ipv6();
     netlink::add_address(inner, device, own).await?;
-    let out = Way::Via {
-        device,
-        gateway,
-        source: None,
+    let local = Route {
+        table: LOCAL_TABLE,
+        destination: (any, 0),
+        way: Way::Local { device: 1 },
+        metric: None,
     };
-    let routes = [
-        Route {
+    if netlink::routes(inner, ipv6, OUT_TABLE).await?.is_empty() {
+        // Once every address is local the kernel takes none for a gateway.
+        netlink::route_delete(inner, &local).await?;
+        let out = Route {
             table: OUT_TABLE,
             destination: (any, 0),
-            way: out,
+            way: Way::Via {
+                device,
+                gateway,
+                source: None,
+            },
             metric: None,
-        },
-        Route {
-            table: LOCAL_TABLE,
-            destination: (any, 0),
-            way: Way::Local { device: 1 },
-            metric: None,
-        },
-    ];
-    for route in &routes {
-        netlink::route_add(inner, route).await?;
+        };
+        netlink::route_add(inner, &out).await?;
     }
+    netlink::route_add(inner, &local).await?;
     netlink::rule_add(
         inner,
         netlink::rule(ipv6, 1, &Selector::Input("lo"), OUT_TABLE),
@@ -197,26 +197,26 @@ async fn family(
 
 fn settings(ipv6: bool) {
     for scope in ["all", "default", INNER_DEVICE] {
-        sysctl_write(&format!("net/ipv4/conf/{scope}/rp_filter"), "0");
-        sysctl_write(&format!("net/ipv4/conf/{scope}/accept_local"), "1");
-        sysctl_write(&format!("net/ipv4/conf/{scope}/route_localnet"), "1");
+        write(&format!("net/ipv4/conf/{scope}/rp_filter"), "0");
+        write(&format!("net/ipv4/conf/{scope}/accept_local"), "1");
+        write(&format!("net/ipv4/conf/{scope}/route_localnet"), "1");
     }
-    sysctl_write("net/ipv4/icmp_ratelimit", "0");
-    sysctl_write("net/core/somaxconn", "65535");
-    sysctl_write("net/ipv4/tcp_max_syn_backlog", "65535");
+    write("net/ipv4/icmp_ratelimit", "0");
+    write("net/core/somaxconn", "65535");
+    write("net/ipv4/tcp_max_syn_backlog", "65535");
     // Every captured flow has one half here: do not let the default limit orphans or TIME_WAIT.
-    sysctl_write("net/ipv4/tcp_max_tw_buckets", "262144");
+    write("net/ipv4/tcp_max_tw_buckets", "262144");
     if ipv6 {
-        sysctl_write("net/ipv6/icmp/ratelimit", "0");
+        write("net/ipv6/icmp/ratelimit", "0");
         // UDP replies are sent from the address that the app asked.
-        sysctl_write("net/ipv6/ip_nonlocal_bind", "1");
+        write("net/ipv6/ip_nonlocal_bind", "1");
         for setting in [
             "accept_ra",
             "autoconf",
             "accept_dad",
             "router_solicitations",
         ] {
-            sysctl_write(&format!("net/ipv6/conf/{INNER_DEVICE}/{setting}"), "0");
+            write(&format!("net/ipv6/conf/{INNER_DEVICE}/{setting}"), "0");
         }
     }
 }
