@@ -53,9 +53,12 @@ fn call(
          content-type: application/json\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
-    send(&mut stream, &deadline, head.as_bytes())?;
-    send(&mut stream, &deadline, body)?;
-    let (status, answer) = receive(&mut stream, &deadline)?;
+    let sent = send(&mut stream, &deadline, &[head.as_bytes(), body].concat());
+    // A daemon that refuses early answers without having read everything.
+    let (status, answer) = match (sent, receive(&mut stream, &deadline)) {
+        (_, Ok(received)) => received,
+        (Err(error), Err(_)) | (Ok(()), Err(error)) => return Err(error),
+    };
     check_answer(status, &answer)?;
     Ok(answer)
 }

@@ -90,6 +90,27 @@ fn a_refusal_is_told_with_its_code() {
 }
 
 #[test]
+fn an_answer_before_the_end_of_the_question_is_heard() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(folder.path().join("s")).unwrap();
+    let thread = spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let body = r#"{"error":{"code":"limit_reached","message":"no"}}"#;
+        let head = format!(
+            "HTTP/1.1 429 Busy\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all((head + body).as_bytes()).unwrap();
+        stream.shutdown(std::net::Shutdown::Read).unwrap();
+    });
+    let mut request = request();
+    request.program = "x".repeat(900_000);
+    let result = run(&folder.path().join("s"), &request, Duration::from_secs(20));
+    thread.join().unwrap();
+    assert_eq!(result.unwrap_err().code(), Some(Code::LimitReached));
+}
+
+#[test]
 fn silence_ends_at_the_time_limit() {
     let (folder, thread) = serve(Vec::new(), true);
     let result = run(
