@@ -48,6 +48,11 @@ impl Config {
         self.runtime.join("control.sock")
     }
 
+    /// Holds the name of the instance, for those who clean up after it.
+    pub(crate) fn name_file(&self) -> PathBuf {
+        self.runtime.join("instance")
+    }
+
     pub(crate) fn ephemeral(&self) -> PathBuf {
         self.runtime.join("runs")
     }

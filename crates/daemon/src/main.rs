@@ -72,7 +72,7 @@ fn start(arguments: Arguments) -> anyhow::Result<()> {
     raise_descriptor_limit();
     runtime.block_on(async move {
         if arguments.uninstall {
-            return uninstall(&config).await;
+            return uninstall(config).await;
         }
         let stop = CancellationToken::new();
         let reload = Arc::new(Notify::new());

@@ -35,6 +35,7 @@ pub async fn run(
     stop: CancellationToken,
     reload: Arc<Notify>,
 ) -> anyhow::Result<()> {
+    check_requirements(&config)?;
     let state = State::open(&config.state)
         .with_context(|| format!("cannot write the state folder {}", config.state.display()))?;
     fs::create_dir_all(&config.runtime)
@@ -45,12 +46,14 @@ pub async fn run(
             config.runtime.display()
         )
     })?;
+    fs::write(config.name_file(), &config.instance)
+        .with_context(|| format!("cannot write into the folder {}", config.runtime.display()))?;
     let synthetic_v6 = state
         .synthetic_v6()
         .context("cannot choose the synthetic IPv6 block")?;
     let (capture, sockets) = match Capture::start(&config.capture()).await {
         Ok(started) => started,
-        Err(error) => return Err(explain(error)),
+        Err(error) => return Err(anyhow::Error::new(error).context("cannot capture")),
     };
     let shared = assemble(config, capture, &sockets, &state, synthetic_v6);
     let listener = control_socket(&shared.config)?;
@@ -81,29 +84,32 @@ pub async fn run(
 }
 
 /// Removes what a daemon that is no longer there left on the machine.
-pub async fn uninstall(config: &Config) -> anyhow::Result<()> {
+pub async fn uninstall(mut config: Config) -> anyhow::Result<()> {
+    if let Ok(instance) = fs::read_to_string(config.name_file()) {
+        config.instance = instance.trim().to_owned();
+    }
     Capture::uninstall(&config.capture())
         .await
-        .map_err(explain)?;
-    for path in [config.socket(), config.ephemeral()] {
-        let _ = fs::remove_file(&path);
-        let _ = fs::remove_dir_all(&path);
-    }
+        .context("cannot remove everything")?;
+    let _ = fs::remove_file(config.socket());
+    let _ = fs::remove_file(config.name_file());
+    let _ = fs::remove_dir_all(config.ephemeral());
     Ok(())
 }
 
-fn explain(error: offramp_intercept::StartError) -> anyhow::Error {
-    match &error {
-        offramp_intercept::StartError::Missing(missing) => {
-            let remedy = missing.remedy.clone().unwrap_or_default();
-            anyhow::anyhow!(
+/// Before anything is written: what the machine lacks would undo it.
+fn check_requirements(config: &Config) -> anyhow::Result<()> {
+    let found = offramp_intercept::requirements(&config.capture().bpffs);
+    for missing in found {
+        if let Some(remedy) = missing.remedy {
+            bail!(
                 "cannot capture: {}: {}; {remedy}",
                 missing.name,
                 missing.detail
-            )
+            );
         }
-        _ => anyhow::Error::new(error).context("cannot capture"),
     }
+    Ok(())
 }
 
 fn assemble(
@@ -289,6 +295,7 @@ async fn finish(
         .await
         .context("cannot remove everything that was added")?;
     let _ = fs::remove_dir_all(shared.config.ephemeral());
+    let _ = fs::remove_file(shared.config.name_file());
     tracing::info!("stopped");
     Ok(())
 }
