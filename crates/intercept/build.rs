@@ -13,7 +13,12 @@ fn main() {
         .join("capture.skel.rs");
     SkeletonBuilder::new()
         .source(SOURCE)
-        .clang_args(include_arguments())
+        // Atomic operations that return a value came with version 3 (Linux 5.12).
+        .clang_args(
+            include_arguments()
+                .into_iter()
+                .chain(["-mcpu=v3".to_owned()]),
+        )
         .build_and_generate(&skeleton)
         .expect("clang builds the kernel programs (scripts/deps installs what it needs)");
 }

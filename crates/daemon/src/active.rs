@@ -1,6 +1,6 @@
 //! A profile at work: its upstream and the task that keeps it warm.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use offramp_profile::{Asset, Credentials, Method, Profile, Server};
 use offramp_rules::{Host, Reason, State};
@@ -24,6 +24,7 @@ pub(crate) struct Active {
 pub(crate) struct Link {
     servers: Result<Vec<offramp_upstream::Server>, String>,
     upstream: Result<Arc<Upstream>, String>,
+    flows: Mutex<CancellationToken>,
     _tasks: JoinSet<()>,
     _stop: tokio_util::sync::DropGuard,
 }
@@ -73,6 +74,19 @@ impl Active {
         }
     }
 
+    /// Why there is no connection, as far as that is known.
+    pub(crate) fn reason(&self) -> Option<String> {
+        match self.link.upstream() {
+            Err(reason) => Some(reason.to_owned()),
+            Ok(upstream) => match &*upstream.state().borrow() {
+                UpstreamState::Reasserting { reason } | UpstreamState::Disconnected { reason } => {
+                    Some(reason.clone())
+                }
+                UpstreamState::Connecting | UpstreamState::Connected { .. } => None,
+            },
+        }
+    }
+
     /// Whether UDP can be carried, as far as that is known.
     pub(crate) fn carries_udp(&self) -> bool {
         let Ok(upstream) = &self.link.upstream else {
@@ -108,9 +122,24 @@ impl Link {
         Self {
             servers,
             upstream,
+            flows: Mutex::default(),
             _tasks: tasks,
             _stop: stop.drop_guard(),
         }
+    }
+
+    /// Ends with the flows of this profile; see [`Link::cut`].
+    pub(crate) fn flows(&self) -> CancellationToken {
+        self.lock().clone()
+    }
+
+    /// Ends all flows that run; later ones begin anew.
+    pub(crate) fn cut(&self) {
+        std::mem::take(&mut *self.lock()).cancel();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, CancellationToken> {
+        self.flows.lock().expect("nothing panics with the token")
     }
 
     pub(crate) fn upstream(&self) -> Result<&Arc<Upstream>, &str> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use offramp_control as control;
 use offramp_control::{
@@ -12,7 +13,7 @@ use offramp_control::{
 };
 use offramp_intercept::Counter;
 use offramp_profile::{ChangeError, Code as ProblemCode, Installed, Problem, Profile};
-use offramp_rules::{Layer, ProfileId};
+use offramp_rules::{Layer, ProfileId, UnavailableAction};
 use offramp_upstream::State as UpstreamState;
 use tokio::sync::mpsc;
 
@@ -21,6 +22,9 @@ use crate::policy::Policy;
 use crate::shared::Shared;
 use crate::state::State;
 use crate::{doctor, ephemeral};
+
+/// How long a command waits for the first word of its upstream.
+const SETTLE: Duration = Duration::from_secs(3);
 
 /// Serves the control socket.
 pub(crate) struct Desk {
@@ -104,7 +108,7 @@ impl Desk {
             server,
             protocol,
             udp,
-            apps: own.map(|(.., tasks)| tasks).sum(),
+            apps: own.count() as u64,
             flows: self.shared.flows.count_of(id, uid),
             token: Some(profile.token.clone()),
             source: profile
@@ -237,6 +241,20 @@ impl Desk {
             .map_err(|error| failed(&error))
     }
 
+    /// Waits for a first word from the upstream, so that a person learns at once why nothing works.
+    async fn settle(&self, profile: &ProfileId) {
+        let policy = self.shared.policy();
+        let upstream = policy
+            .active
+            .get(profile)
+            .map(|active| active.link().upstream());
+        if let Some(Ok(upstream)) = upstream {
+            let mut state = upstream.state();
+            let known = state.wait_for(|state| !matches!(state, UpstreamState::Connecting));
+            let _ = tokio::time::timeout(SETTLE, known).await;
+        }
+    }
+
     fn notices(&self, profile: &ProfileId) -> Vec<String> {
         let policy = self.shared.policy();
         let Some(active) = policy.active.get(profile) else {
@@ -247,19 +265,26 @@ impl Desk {
                 "{profile} is switched off: connections are refused until `offramp on`"
             )];
         }
-        match active.link().upstream() {
-            Err(reason) => vec![format!(
-                "{profile} cannot be used, connections are refused: {reason}"
-            )],
-            Ok(upstream) => match &*upstream.state().borrow() {
-                UpstreamState::Disconnected { reason } => {
-                    vec![format!(
-                        "{profile} is disconnected, connections are refused until it is back: {reason}"
-                    )]
-                }
-                _ => Vec::new(),
-            },
-        }
+        let Some(reason) = active.reason() else {
+            return Vec::new();
+        };
+        let state = active.state();
+        let so = match active.profile.rules.unavailable {
+            _ if state == offramp_rules::State::Reasserting => "it is being reached again",
+            UnavailableAction::Drop => "connections are refused until it is back",
+            UnavailableAction::Direct => "connections go out directly until it is back",
+        };
+        vec![format!("{profile} is {}, {so}: {reason}", word(state))]
+    }
+}
+
+fn word(state: offramp_rules::State) -> &'static str {
+    match state {
+        offramp_rules::State::Connected => "connected",
+        offramp_rules::State::Connecting => "connecting",
+        offramp_rules::State::Reasserting => "reconnecting",
+        offramp_rules::State::Off => "switched off",
+        offramp_rules::State::Disconnected(_) => "disconnected",
     }
 }
 
@@ -297,7 +322,7 @@ impl Api for Desk {
     }
 
     async fn run(&self, peer: &Peer, request: RunRequest) -> Result<RunAnswer, Refusal> {
-        let _changing = self.shared.changing.lock().await;
+        let changing = self.shared.changing.lock().await;
         let app = self.shared.next_app();
         let profile = match &request.server {
             Some(_) if request.profile.is_some() => {
@@ -319,7 +344,8 @@ impl Api for Desk {
             }
             None => self.chosen(&request)?,
         };
-        if let Err(refusal) = self.label(peer, &profile, app).await {
+        let labelled = self.label(peer, &profile, app).await;
+        if let Err(refusal) = labelled {
             if self.shared.remove_ephemeral(&profile) {
                 ephemeral::forget(&self.shared.config.ephemeral(), &profile);
                 self.shared.reload_ephemeral().await;
@@ -327,6 +353,8 @@ impl Api for Desk {
             return Err(refusal);
         }
         tracing::debug!(pid = peer.pid, uid = peer.uid, profile = %profile, program = request.program, "app launched");
+        drop(changing);
+        self.settle(&profile).await;
         let notices = self.notices(&profile);
         Ok(RunAnswer {
             profile: profile.to_string(),
@@ -360,6 +388,9 @@ impl Api for Desk {
             };
             if was {
                 changed.push(id.to_string());
+                if !request.on {
+                    active.link().cut();
+                }
             }
         }
         if let Some(wanted) = &request.profile

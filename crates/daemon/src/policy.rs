@@ -67,7 +67,9 @@ impl Policy {
             .chain(own)
             .collect();
         let rules = Profiles::new(all.iter().map(|(profile, _)| profile.rules.clone()));
-        let mut names = BTreeMap::new();
+        let common = (common_v4(), Some(sources.synthetic_v6));
+        let book = before.names.get(&common).cloned();
+        let mut names = BTreeMap::from([(common, book.unwrap_or_else(|| Book::new(common)))]);
         let mut active = BTreeMap::new();
         for (profile, owner) in all {
             let blocks = (
@@ -111,23 +113,30 @@ impl Policy {
         world
     }
 
-    /// The names that apps under this profile are given.
+    /// The names that apps under this profile are given. Those of a profile that is gone are told
+    /// by the common one that their names are refused.
     pub(crate) fn book(&self, profile: &ProfileId) -> Option<&Book> {
-        let profile = &self.active.get(profile)?.profile;
-        self.names
-            .iter()
-            .find(|((v4, v6), _)| {
+        let own = self.active.get(profile).and_then(|active| {
+            let profile = &active.profile;
+            self.names.iter().find(|((v4, v6), _)| {
                 *v4 == profile.synthetic_v4
                     && profile
                         .synthetic_v6
                         .is_none_or(|wanted| Some(wanted) == *v6)
             })
+        });
+        own.or_else(|| self.names.iter().next())
             .map(|(_, book)| book)
     }
 
     pub(crate) fn books(&self) -> impl Iterator<Item = (&Blocks, &Book)> {
         self.names.iter()
     }
+}
+
+/// The block of profiles that name none (RFC 2544 set it apart for benchmarks).
+fn common_v4() -> Prefix {
+    "198.18.0.0/15".parse().expect("it is a block")
 }
 
 impl Book {

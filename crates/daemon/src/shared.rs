@@ -176,6 +176,23 @@ impl Shared {
         }
     }
 
+    /// Why a flow is not relayed, with what the upstream says of itself.
+    pub(crate) fn explain(&self, why: &offramp_rules::Why) -> String {
+        let reason = match why {
+            offramp_rules::Why::NotConnected(profile, offramp_rules::State::Disconnected(_)) => {
+                self.policy()
+                    .active
+                    .get(profile)
+                    .and_then(|active| active.reason())
+            }
+            _ => None,
+        };
+        match reason {
+            Some(reason) => format!("{why}: {reason}"),
+            None => why.to_string(),
+        }
+    }
+
     /// The profile that a flow is shown under.
     pub(crate) fn profile_of(verdict: &Verdict, app: &App) -> ProfileId {
         use offramp_rules::Why;

@@ -59,7 +59,7 @@ async fn look_up(
     app: App,
     stop: &CancellationToken,
 ) {
-    let asked = SocketAddr::new(shared.capture.asked(target.ip()).await, target.port());
+    let asked = SocketAddr::new(shared.capture.asked(target.ip()), target.port());
     let Some(lookup) = AppLookup::new(shared, identity.class, app) else {
         return reset(stream);
     };
@@ -74,7 +74,7 @@ struct Opened {
     far: Far,
     guard: FlowGuard,
     _held: Option<offramp_dns::Held>,
-    _link: Option<Arc<Link>>,
+    link: Option<Arc<Link>>,
 }
 
 enum Far {
@@ -109,7 +109,7 @@ async fn open(
         }
         Verdict::Direct(_) => open_direct(&wanted.target, &guard).await,
         Verdict::Refuse(why) => {
-            guard.failed(why.to_string());
+            guard.failed(shared.explain(why));
             None
         }
     };
@@ -118,7 +118,7 @@ async fn open(
         far,
         guard,
         _held: wanted.held,
-        _link: link,
+        link,
     })
 }
 
@@ -179,6 +179,10 @@ async fn relay(
     mut opened: Opened,
     stop: &CancellationToken,
 ) {
+    let stop = &opened
+        .link
+        .as_ref()
+        .map_or_else(|| stop.clone(), |link| link.flows());
     let clean = match &mut opened.far {
         Far::Tunnel(tunnel) => pump(shared, &mut stream, tunnel, &opened.guard, stop).await,
         Far::Direct(direct) => pump(shared, &mut stream, direct, &opened.guard, stop).await,

@@ -108,7 +108,7 @@ impl Desk {
         }
         let shared = Arc::clone(&self.shared);
         self.lookups.spawn(async move {
-            let address = shared.capture.asked(datagram.target.ip()).await;
+            let address = shared.capture.asked(datagram.target.ip());
             let asked = SocketAddr::new(address, datagram.target.port());
             let Some(lookup) = AppLookup::new(&shared, identity.class, app) else {
                 return;
@@ -209,7 +209,7 @@ impl Conversation {
                 self.relay(&link, &wanted.target).await;
             }
             Verdict::Direct(_) => self.direct(&wanted.target).await,
-            Verdict::Refuse(why) => self.guard.failed(why.to_string()),
+            Verdict::Refuse(why) => self.guard.failed(self.shared.explain(why)),
         }
     }
 
@@ -223,9 +223,11 @@ impl Conversation {
             Err(error) => return self.guard.failed(crate::chain(&error)),
         };
         self.guard.opened(Way::Relay, Some(tunnel.server()));
+        let stop = link.flows();
         let mut quiet_until = Instant::now() + IDLE;
         loop {
             tokio::select! {
+                () = stop.cancelled() => return self.guard.failed("stopped"),
                 sent = self.datagrams.recv() => match sent {
                     Some(payload) => {
                         self.count_sent(payload.len());

@@ -1,6 +1,6 @@
 //! Capture as a whole: start, classes, labels, identities, stop.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -72,6 +72,9 @@ pub enum StartError {
     Events(#[source] libbpf_rs::Error),
 }
 
+/// Single targets that a class may have approved at one time.
+const APPROVALS: usize = 4096;
+
 /// A running capture.
 pub struct Capture {
     maps: Maps,
@@ -79,6 +82,8 @@ pub struct Capture {
     namespace: Arc<Namespace>,
     classes: Mutex<BTreeMap<ClassId, Class>>,
     survey: Mutex<Survey>,
+    /// Single targets that are approved besides those of the class, the oldest first.
+    approvals: Mutex<BTreeMap<ClassId, VecDeque<Prefix>>>,
     events: Mutex<Events>,
     changes: Mutex<Changes>,
     pins: PathBuf,
@@ -116,6 +121,7 @@ impl Capture {
             namespace,
             classes: Mutex::new(BTreeMap::new()),
             survey: Mutex::new(Survey::default()),
+            approvals: Mutex::new(BTreeMap::new()),
             events: Mutex::new(events),
             changes: Mutex::new(changes),
             pins,
@@ -156,6 +162,7 @@ impl Capture {
     /// Forgets a class that no task is labelled with any more.
     pub async fn remove_class(&self, id: ClassId) -> Result<(), StartError> {
         self.classes.lock().await.remove(&id);
+        self.approvals.lock().await.remove(&id);
         self.maps.clear_class(id)?;
         self.network.lock().await.tables().remove_class(id).await?;
         for target in self.maps.approved(id) {
@@ -164,24 +171,27 @@ impl Capture {
         Ok(())
     }
 
-    /// Lets a class reach `target` directly, beyond what [`Class::direct`] lists.
+    /// Lets a class reach `target` directly, beyond what [`Class::direct`] lists. Of too many the
+    /// oldest give way, and are relayed again.
     pub async fn approve(&self, id: ClassId, target: IpAddr) -> Result<(), StartError> {
         let target = Prefix::host(target);
+        let mut approvals = self.approvals.lock().await;
+        let of_class = approvals.entry(id).or_default();
+        if of_class.contains(&target) {
+            return Ok(());
+        }
+        let network = self.network.lock().await;
+        if of_class.len() >= APPROVALS
+            && let Some(oldest) = of_class.pop_front()
+        {
+            network.tables().unthrow(id, oldest).await?;
+            self.maps.disapprove(id, oldest)?;
+        }
         // The guard first: with the route alone a packet would be dropped.
         self.maps.approve(id, target)?;
-        Ok(self.network.lock().await.tables().throw(id, target).await?)
-    }
-
-    /// Takes back what [`Capture::approve`] gave.
-    pub async fn disapprove(&self, id: ClassId, target: IpAddr) -> Result<(), StartError> {
-        let target = Prefix::host(target);
-        self.network
-            .lock()
-            .await
-            .tables()
-            .unthrow(id, target)
-            .await?;
-        Ok(self.maps.disapprove(id, target)?)
+        network.tables().throw(id, target).await?;
+        of_class.push_back(target);
+        Ok(())
     }
 
     /// Labels a process of one thread: from here on it and all that it starts are managed. `app` is
@@ -226,20 +236,15 @@ impl Capture {
         self.maps.forget_identity(source, target);
     }
 
-    /// The address that the app asked for, where `target` stands for one of this machine's own.
-    pub async fn asked(&self, target: IpAddr) -> IpAddr {
+    /// The resolver that the app asked, where `target` stands for one.
+    pub fn asked(&self, target: IpAddr) -> IpAddr {
         match target {
             IpAddr::V4(v4) if v4.octets()[0] == 240 => {
                 let [_, b, c, d] = v4.octets();
                 Ipv4Addr::new(127, b, c, d).into()
             }
             IpAddr::V6(v6) if v6 == STAND_IN_LOOPBACK => Ipv6Addr::LOCALHOST.into(),
-            _ => {
-                let own = self.maps.own();
-                own.iter()
-                    .find(|(_, other)| *other == target)
-                    .map_or(target, |(own, _)| *own)
-            }
+            _ => self.maps.resolver(target).unwrap_or(target),
         }
     }
 
@@ -269,8 +274,7 @@ impl Capture {
         let fresh = self.network.lock().await.survey().await?;
         let mut survey = self.survey.lock().await;
         let changed = *survey != fresh;
-        self.maps
-            .set_own(&stand_ins(&fresh.own, &self.maps.own()))?;
+        self.maps.set_own(&fresh.own)?;
         let mut settings = self.maps.settings()?;
         settings.ipv6 = fresh.ipv6.into();
         self.maps.set_settings(&settings)?;
@@ -344,41 +348,6 @@ impl Capture {
 
 /// The stand-in of ::1, as the kernel programs have it.
 const STAND_IN_LOOPBACK: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0x53, 0, 0, 0, 1);
-
-/// Gives every own address a stand-in; those that have one keep it.
-fn stand_ins(own: &BTreeSet<IpAddr>, known: &[(IpAddr, IpAddr)]) -> Vec<(IpAddr, IpAddr)> {
-    let kept: BTreeMap<_, _> = known
-        .iter()
-        .filter(|(own_, _)| own.contains(own_))
-        .copied()
-        .collect();
-    let mut used: BTreeSet<IpAddr> = kept.values().copied().collect();
-    let mut pairs = Vec::new();
-    let mut next = 1u16;
-    // More than the map holds would be a machine with a thousand addresses: those are refused.
-    for address in own.iter().take(1000) {
-        let stand_in = kept.get(address).copied().unwrap_or_else(|| {
-            loop {
-                let candidate = stand_in(address.is_ipv4(), next);
-                next += 1;
-                if used.insert(candidate) {
-                    break candidate;
-                }
-            }
-        });
-        pairs.push((*address, stand_in));
-    }
-    pairs
-}
-
-fn stand_in(ipv4: bool, number: u16) -> IpAddr {
-    if ipv4 {
-        let [high, low] = number.to_be_bytes();
-        Ipv4Addr::new(241, 0, high, low).into()
-    } else {
-        Ipv6Addr::new(0x2001, 2, 0, 0x53, 0, 0, 1, number).into()
-    }
-}
 
 /// Holds a name that exists once in each network namespace.
 fn claim() -> Result<UnixListener, StartError> {

@@ -1,5 +1,6 @@
 //! The maps that the daemon and the kernel programs share.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
@@ -119,7 +120,7 @@ pub(crate) struct Maps {
     identities: MapHandle,
     approved: MapHandle,
     own: MapHandle,
-    stand_ins: MapHandle,
+    resolvers: MapHandle,
     listeners: MapHandle,
     counters: MapHandle,
     pub(crate) events: MapHandle,
@@ -142,7 +143,7 @@ impl Maps {
             identities: open("identities")?,
             approved: open("approved")?,
             own: open("own")?,
-            stand_ins: open("stand_ins")?,
+            resolvers: open("resolvers")?,
             listeners: open("listeners")?,
             counters: open("counters")?,
             events: open("events")?,
@@ -310,34 +311,23 @@ impl Maps {
         self.approved.keys().filter_map(of_class).collect()
     }
 
-    /// Makes `addresses` the machine's own, each with what stands for it as a resolver.
-    pub(crate) fn set_own(&self, addresses: &[(IpAddr, IpAddr)]) -> Result<(), MapError> {
-        let wanted: Vec<_> = addresses
-            .iter()
-            .map(|(own, other)| (to_words(*own), to_words(*other)))
-            .collect();
-        for (own, other) in &wanted {
-            put(&self.stand_ins, "stand_ins", other, bytes(own))?;
-            put(&self.own, "own", own, bytes(other))?;
+    /// Makes `addresses` the machine's own.
+    pub(crate) fn set_own(&self, addresses: &BTreeSet<IpAddr>) -> Result<(), MapError> {
+        let wanted: BTreeSet<_> = addresses.iter().map(|address| to_words(*address)).collect();
+        for own in &wanted {
+            put(&self.own, "own", own, &[1])?;
         }
-        for key in self.own.keys().filter_map(|key| value::<[u32; 4]>(&key)) {
-            if !wanted.iter().any(|(own, _)| *own == key) {
-                delete(&self.own, "own", &key)?;
-            }
+        let known = self.own.keys().filter_map(|key| value::<[u32; 4]>(&key));
+        for gone in known.filter(|own| !wanted.contains(own)) {
+            delete(&self.own, "own", &gone)?;
         }
         Ok(())
     }
 
-    pub(crate) fn own(&self) -> Vec<(IpAddr, IpAddr)> {
-        let pair = |key: Vec<u8>| {
-            let own: [u32; 4] = value(&key)?;
-            let other: [u32; 4] = get(&self.own, "own", &own).ok()??;
-            Some((
-                from_words(own).to_canonical(),
-                from_words(other).to_canonical(),
-            ))
-        };
-        self.own.keys().filter_map(pair).collect()
+    /// The resolver that `stand_in` stands for.
+    pub(crate) fn resolver(&self, stand_in: IpAddr) -> Option<IpAddr> {
+        let words: [u32; 4] = get(&self.resolvers, "resolvers", &to_words(stand_in)).ok()??;
+        Some(from_words(words).to_canonical())
     }
 
     pub(crate) fn set_listener(&self, slot: u32, socket: RawFd) -> Result<(), MapError> {

@@ -125,6 +125,8 @@ impl Loader {
             &progs.on_getpeername4,
             &progs.on_getpeername6,
             &progs.on_setsockopt,
+            &progs.on_bind4,
+            &progs.on_bind6,
             &progs.on_release,
             &progs.on_sendmsg4,
             &progs.on_sendmsg6,

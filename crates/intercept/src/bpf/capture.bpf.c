@@ -24,6 +24,7 @@
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
 #define IPPROTO_MPTCP 262
+#define SOCK_STREAM 1
 #define SOL_IP 0
 #define SOL_SOCKET 1
 #define SOL_IPV6 41
@@ -167,21 +168,36 @@ struct {
 	__type(value, __u8);
 } approved SEC(".maps");
 
-/* The machine's own addresses, each with the address that stands for it as a resolver. */
+/* The machine's own addresses, but for loopback. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);
 	__type(key, __be32[4]);
-	__type(value, __be32[4]);
+	__type(value, __u8);
 } own SEC(".maps");
 
-/* The way back: from the stand-in to the own address. */
+/* Resolvers that routing would not bring to the daemon, with the addresses that stand for them. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
 	__type(key, __be32[4]);
 	__type(value, __be32[4]);
 } stand_ins SEC(".maps");
+
+/* The way back: from the stand-in to the resolver. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __be32[4]);
+	__type(value, __be32[4]);
+} resolvers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} stand_in_count SEC(".maps");
 
 /* TCP over IPv4 and IPv6, UDP over IPv4 and IPv6. The kernel empties a slot when its socket dies. */
 struct {
@@ -381,33 +397,58 @@ static __always_inline int is_approved(__u32 class, const __be32 *a)
 }
 
 /*
- * Local resolvers are reached through stand-ins, addresses that routing brings to the daemon:
- * 127.a.b.c as 240.a.b.c, ::1 as 2001:2:0:53::1, own addresses as the daemon says in `own`.
+ * Resolvers on this machine and on excluded networks are reached through stand-ins, addresses that
+ * routing brings to the daemon: 127.a.b.c as 240.a.b.c, ::1 as 2001:2:0:53::1, others as the next
+ * free one of 242.0.0.0/8 and 2001:2:0:53:1::/80.
  */
-static __always_inline int to_stand_in(__be32 *a)
+static __always_inline int to_stand_in(__be32 *a, __u32 class)
 {
-	__be32 *other;
+	int mapped = is_mapped(a);
+	__be32 fresh[4] = {};
+	__u32 number = 0;
+	__be32 *known;
+	__u32 *next;
 
-	if (is_unspecified(a)) {
-		int mapped = is_mapped(a);
-
+	if (is_unspecified(a))
 		a[3] = mapped ? bpf_htonl(0x7f000001) : bpf_htonl(1);
-	}
 	if (is_loopback(a)) {
-		if (is_mapped(a)) {
+		if (mapped) {
 			a[3] = (a[3] & bpf_htonl(0x00ffffff)) | bpf_htonl(0xf0000000);
 		} else {
 			a[0] = bpf_htonl(0x20010002);
 			a[1] = bpf_htonl(0x00000053);
 			a[3] = bpf_htonl(1);
 		}
-		return 1;
-	}
-	other = bpf_map_lookup_elem(&own, a);
-	if (!other)
 		return 0;
-	__builtin_memcpy(a, other, 16);
-	return 1;
+	}
+	if (!bpf_map_lookup_elem(&own, a) && !is_approved(class, a))
+		return 0;
+	known = bpf_map_lookup_elem(&stand_ins, a);
+	if (!known) {
+		next = bpf_map_lookup_elem(&stand_in_count, &number);
+		if (!next)
+			return -1;
+		/* Twice as many numbers as entries: the oldest entry is long gone when one returns. */
+		number = __sync_fetch_and_add(next, 1) & 0x1fff;
+		if (mapped) {
+			fresh[2] = bpf_htonl(0xffff);
+			fresh[3] = bpf_htonl(0xf2000000 | number);
+		} else {
+			fresh[0] = bpf_htonl(0x20010002);
+			fresh[1] = bpf_htonl(0x00000053);
+			fresh[2] = bpf_htonl(0x00010000);
+			fresh[3] = bpf_htonl(number);
+		}
+		if (bpf_map_update_elem(&resolvers, fresh, a, BPF_ANY) ||
+		    bpf_map_update_elem(&stand_ins, a, fresh, BPF_ANY))
+			return -1;
+		known = fresh;
+	}
+	a[0] = known[0];
+	a[1] = known[1];
+	a[2] = known[2];
+	a[3] = known[3];
+	return 0;
 }
 
 static __always_inline int from_stand_in(__be32 *a)
@@ -424,7 +465,7 @@ static __always_inline int from_stand_in(__be32 *a)
 		a[1] = 0;
 		return 1;
 	}
-	other = bpf_map_lookup_elem(&stand_ins, a);
+	other = bpf_map_lookup_elem(&resolvers, a);
 	if (!other)
 		return 0;
 	__builtin_memcpy(a, other, 16);
@@ -463,11 +504,9 @@ static __always_inline int adopt(struct bpf_sock_addr *ctx, struct label *label,
 		if (!owner)
 			return -1;
 	}
-	if (owner->label.class != label->class || owner->label.app != label->app) {
-		if (bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark)))
-			return -1;
-		owner->label = *label;
-	}
+	if (ctx->sk->mark != mark && bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark)))
+		return -1;
+	owner->label = *label;
 	if (ctx->sk->bound_dev_if)
 		bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, none, sizeof(none));
 	owner->pid = bpf_get_current_pid_tgid() >> 32;
@@ -490,7 +529,8 @@ static __always_inline int judge(struct bpf_sock_addr *ctx, struct label *label,
 	if (adopt(ctx, label, class->mark))
 		return ECONNREFUSED;
 	if (dns) {
-		to_stand_in(a);
+		if (to_stand_in(a, label->class))
+			return ECONNREFUSED;
 	} else {
 		if (is_loopback(a) || is_unspecified(a) || bpf_map_lookup_elem(&own, a) ||
 		    is_approved(label->class, a))
@@ -579,6 +619,36 @@ SEC("cgroup/sendmsg6")
 int on_sendmsg6(struct bpf_sock_addr *ctx)
 {
 	return on_ipv6(ctx);
+}
+
+/*
+ * What a server answers to those who connect to it takes the main table. A socket is not known for
+ * a server's before listen(), which has no hook; one that connects after bind() gets its mark back.
+ */
+static __always_inline int on_bind(struct bpf_sock_addr *ctx)
+{
+	struct label *label = current_label();
+	struct class *class;
+	__u32 none = 0;
+
+	if (!label || ctx->type != SOCK_STREAM || !ctx->user_port)
+		return 1;
+	class = get_class(label->class);
+	if (class && class->flags & CLASS_INBOUND)
+		bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &none, sizeof(none));
+	return 1;
+}
+
+SEC("cgroup/bind4")
+int on_bind4(struct bpf_sock_addr *ctx)
+{
+	return on_bind(ctx);
+}
+
+SEC("cgroup/bind6")
+int on_bind6(struct bpf_sock_addr *ctx)
+{
+	return on_bind(ctx);
 }
 
 /* ---- what the program is told of its peer ---- */
