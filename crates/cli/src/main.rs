@@ -10,6 +10,7 @@ mod profile;
 mod run;
 mod status;
 mod switch;
+mod uninstall;
 
 use std::process::ExitCode;
 
@@ -53,10 +54,6 @@ fn perform(arguments: Arguments) -> Result<(), Failure> {
         // No runtime here: the launcher has one single thread.
         Command::Run(run) => Err(run::run(&socket, run)),
         Command::Explain(_) | Command::Leaktest(_) => Err(Failure::new(USAGE, "not supported yet")),
-        Command::Uninstall => Err(
-            Failure::new(USAGE, "`offramp uninstall` is not supported yet")
-                .hint("stop the daemon: a clean stop removes all that it has added"),
-        ),
         Command::DemoEnter(enter) => Err(demo::enter::run(enter)),
         Command::DemoOrigin { listen } => demo::origin::serve(listen),
         command => in_runtime(command, &Client::new(socket)),
@@ -76,11 +73,11 @@ fn in_runtime(command: Command, client: &Client) -> Result<(), Failure> {
             Command::Profile(profile) => profile::run(client, profile).await,
             Command::Off(switch) => switch::run(client, switch, false).await,
             Command::On(switch) => switch::run(client, switch, true).await,
+            Command::Uninstall => uninstall::run(client.socket()).await,
             Command::Demo(demo) => demo::run(demo.command).await,
             Command::Run(_)
             | Command::Explain(_)
             | Command::Leaktest(_)
-            | Command::Uninstall
             | Command::DemoEnter(_)
             | Command::DemoOrigin { .. } => unreachable!("done without a runtime"),
         }
