@@ -154,6 +154,8 @@ pub(crate) struct Endpoint {
     /// One per server: sessions are resumed only within one configuration.
     pub(crate) tls: Arc<ClientConfig>,
     pub(crate) authorization: Option<HeaderValue>,
+    /// What to do where the server does not accept the credentials.
+    pub(crate) advice: &'static str,
     pub(crate) timeouts: Timeouts,
 }
 
@@ -167,6 +169,11 @@ impl Endpoint {
             server_name: server_name(server)?,
             tls: tls::client_config(server)?,
             authorization: authorization(server)?,
+            advice: match server.authorization {
+                Some(Authorization::Password { .. }) => "check the user name and the password",
+                Some(Authorization::Bearer(_)) => "check the token",
+                None => "the profile has none for it",
+            },
             timeouts,
         })
     }

@@ -50,6 +50,19 @@ pub(crate) struct Connection {
     pub(crate) vitals: Arc<Vitals>,
 }
 
+impl Connection {
+    /// Whether it takes new streams, as far as their number allows.
+    pub(crate) fn is_usable(&self) -> bool {
+        !self.vitals.draining.load(Ordering::Acquire)
+    }
+
+    /// Takes no new streams from now on, and closes once its streams have ended.
+    pub(crate) fn retire(&self) {
+        self.vitals.draining.store(true, Ordering::Release);
+        self.vitals.retire.cancel();
+    }
+}
+
 /// What the pool, the driver and the streams of one connection share.
 pub(crate) struct Vitals {
     /// Streams that are open or being opened.

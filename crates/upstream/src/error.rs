@@ -31,11 +31,15 @@ pub enum OpenError {
         /// The server's name.
         server: String,
     },
-    /// The server does not accept the credentials.
-    #[error("{server} does not accept the credentials: check the user name and the password")]
+    /// The server does not accept the credentials, or has got none.
+    #[error("{server} does not accept the credentials (status {status}): {advice}")]
     Unauthorized {
         /// The server's name.
         server: String,
+        /// Its answer: 401 or 407.
+        status: u16,
+        /// What to do.
+        advice: &'static str,
     },
     /// The server cannot carry UDP.
     #[error("{server} cannot carry UDP")]
@@ -110,12 +114,37 @@ pub enum ConnectError {
         /// What was seen.
         detail: String,
     },
+    /// It does not accept the credentials, or has got none.
+    #[error("{server} does not accept the credentials (status {status}): {advice}")]
+    Unauthorized {
+        /// The server's name.
+        server: String,
+        /// Its answer: 401 or 407.
+        status: u16,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// It checks no credentials from this machine's address for a while.
+    #[error(
+        "{server} takes no credentials for a while (status 429): too many wrong ones were sent"
+    )]
+    LockedOut {
+        /// The server's name.
+        server: String,
+    },
     /// Nothing has been tried within the time limit of an open.
     #[error("no connection to {server} came up in time")]
     Waiting {
         /// The server's name.
         server: String,
     },
+}
+
+impl ConnectError {
+    /// Whether it is about credentials: trying again soon is of no use and may do harm.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Unauthorized { .. } | Self::LockedOut { .. })
+    }
 }
 
 /// What is wrong with a certificate; its text says what to do.

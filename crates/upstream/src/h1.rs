@@ -32,7 +32,7 @@ pub(crate) async fn connect(
     authorize(slot, &mut head);
     let answer = exchange(slot, &mut stream, warm, head, &[]).await?;
     if !answer.status.is_success() {
-        return Err(judge(&slot.endpoint.name, answer.status, &answer.headers));
+        return Err(judge(&slot.endpoint, answer.status, &answer.headers));
     }
     let server = slot.endpoint.name.clone();
     Ok(Tunnel::h1(H1Tunnel::new(stream, answer.rest, server)))
@@ -54,7 +54,7 @@ pub(crate) async fn query(
     authorize(slot, &mut head);
     let answer = exchange(slot, &mut stream, warm, head, &query).await?;
     if answer.status != StatusCode::OK {
-        return Err(judge(&slot.endpoint.name, answer.status, &answer.headers));
+        return Err(judge(&slot.endpoint, answer.status, &answer.headers));
     }
     match timeout(slot.endpoint.timeouts.answer, body(&mut stream, answer)).await {
         Ok(Ok(message)) => Ok(message),

@@ -26,7 +26,7 @@ pub(crate) async fn connect(slot: &Slot, lease: Lease, target: &Target) -> Resul
     let Lease { send, seat } = lease;
     let (head, receive, send) = exchange(slot, send, &seat, request, None).await?;
     if !head.0.is_success() {
-        return Err(judge(&slot.endpoint.name, head.0, &head.1));
+        return Err(judge(&slot.endpoint, head.0, &head.1));
     }
     Ok(Tunnel::h2(H2Tunnel::new(send, receive, seat)))
 }
@@ -43,7 +43,7 @@ pub(crate) async fn query(slot: &Slot, lease: Lease, query: Bytes) -> Result<Byt
     let Lease { send, seat } = lease;
     let (head, mut receive, _send) = exchange(slot, send, &seat, request, Some(query)).await?;
     if head.0 != StatusCode::OK {
-        return Err(judge(&slot.endpoint.name, head.0, &head.1));
+        return Err(judge(&slot.endpoint, head.0, &head.1));
     }
     let body = async {
         let mut message = BytesMut::new();

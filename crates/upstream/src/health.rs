@@ -54,6 +54,13 @@ pub(crate) enum Condition {
     Down(Arc<ConnectError>),
 }
 
+impl Condition {
+    /// Whether the server was tried and does not accept the credentials.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Down(error) if error.is_refusal())
+    }
+}
+
 /// What is known about all servers, in failover order; every change wakes those who wait.
 pub(crate) struct Board(watch::Sender<Vec<Health>>);
 
@@ -117,16 +124,20 @@ impl Judge {
         let Some(reason) = reason else {
             return State::Connecting;
         };
+        // Credentials do not become right within the time for which apps are held up.
+        let hope = !board.iter().all(|health| health.condition.is_refusal());
         let tried = board
             .iter()
             .all(|health| matches!(health.condition, Condition::Down(_)));
         match before {
             State::Connecting if !tried => State::Connecting,
-            State::Connected { .. } => {
+            State::Connected { .. } if hope => {
                 self.until = Some(Instant::now() + REASSERT);
                 State::Reasserting { reason }
             }
-            State::Reasserting { .. } if self.until.is_some_and(|until| Instant::now() < until) => {
+            State::Reasserting { .. }
+                if hope && self.until.is_some_and(|until| Instant::now() < until) =>
+            {
                 State::Reasserting { reason }
             }
             _ => {
@@ -200,6 +211,35 @@ mod tests {
         board.attempted(0, Condition::Up { protocol });
         step(&mut state);
         assert!(matches!(&state, State::Connected { server, .. } if server == "s0"));
+    }
+
+    #[tokio::test]
+    async fn refused_credentials_are_not_waited_for() {
+        let board = Arc::new(Board::new(2));
+        let slots = slots(&board);
+        let mut judge = Judge::new();
+        let mut state = State::Connecting;
+        let mut step = |state: &mut State| {
+            *state = judge.judge(state, &board.watch().borrow(), &slots);
+            state.clone()
+        };
+        let refused = |rank| ConnectError::Unauthorized {
+            server: format!("s{rank}"),
+            status: 407,
+            advice: "check the token",
+        };
+        board.attempted(0, Condition::Up { protocol: "h2" });
+        step(&mut state);
+        board.lost(1, waiting("s1"));
+        board.lost(0, refused(0));
+        let state_now = step(&mut state);
+        assert!(
+            matches!(state_now, State::Reasserting { .. }),
+            "{state_now:?}"
+        );
+        board.lost(1, refused(1));
+        let reason = "s0 does not accept the credentials (status 407): check the token".to_owned();
+        assert_eq!(step(&mut state), State::Disconnected { reason });
     }
 
     #[tokio::test]

@@ -7,21 +7,30 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::connection;
 use crate::dial::dial;
 use crate::error::ConnectError;
 use crate::health::{Condition, Health};
 use crate::slot::{HTTP1, HTTP2, Slot};
+use crate::tls::is_h2;
+use crate::{connection, proof, tls};
 
 /// Waits before the attempts that follow a failed one; the last is repeated.
-const BACKOFF: [Duration; 6] = [
+const BACKOFF: [Duration; 5] = [
     Duration::from_millis(100),
     Duration::from_millis(250),
     Duration::from_millis(500),
     Duration::from_secs(1),
     Duration::from_secs(2),
-    Duration::from_secs(5),
 ];
+/// The same after the credentials were turned down: servers lock out who tries wrong ones often,
+/// and with him those who share his address.
+const REFUSED: [Duration; 3] = [
+    Duration::from_secs(5),
+    Duration::from_secs(15),
+    Duration::from_secs(30),
+];
+/// Credentials that were not turned down for so long were good ones.
+const ACCEPTED: Duration = Duration::from_secs(60);
 /// A connection that lived so long was a good one: the next attempt comes at once.
 const GOOD: Duration = Duration::from_secs(5);
 /// How long a server is given before the next one in order is tried beside it.
@@ -38,6 +47,11 @@ pub(crate) struct Keeper {
     started: Instant,
     /// Attempts that failed, or led to a short life, in a row.
     failures: usize,
+    /// Times that the credentials were turned down in a row, the last time, and whether that was
+    /// taken into account.
+    refusals: usize,
+    last_refusal: Instant,
+    refused: bool,
     earliest: Instant,
     last_end: Instant,
     demanded: bool,
@@ -53,6 +67,9 @@ impl Keeper {
             drivers: JoinSet::new(),
             started: now,
             failures: 0,
+            refusals: 0,
+            last_refusal: now,
+            refused: false,
             earliest: now,
             last_end: now - GOOD,
             demanded: false,
@@ -66,6 +83,7 @@ impl Keeper {
         let mut thin = Instant::now() + THIN;
         while !stop.is_cancelled() {
             let wanted = self.wanted(&board.borrow_and_update());
+            self.note_refusal();
             let due = self.due(wanted);
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -92,6 +110,23 @@ impl Keeper {
         self.close().await;
     }
 
+    /// Puts the next attempt off where the credentials were turned down, for us or for a flow.
+    fn note_refusal(&mut self) {
+        let refused = self.slot.condition().is_refusal();
+        let new = refused && !self.refused;
+        self.refused = refused;
+        if !new {
+            return;
+        }
+        let now = Instant::now();
+        if now.saturating_duration_since(self.last_refusal) > ACCEPTED {
+            self.refusals = 0;
+        }
+        self.last_refusal = now;
+        self.earliest = now + jitter(REFUSED[self.refusals.min(REFUSED.len() - 1)]);
+        self.refusals += 1;
+    }
+
     /// Whether no server before this one is in use.
     fn wanted(&self, board: &[Health]) -> bool {
         let patient = self.started.elapsed() < HEAD_START * self.slot.rank as u32;
@@ -109,6 +144,9 @@ impl Keeper {
         let streams = self.slot.prune();
         let ready = streams || self.slot.has_spare();
         self.demanded &= !ready || self.slot.crowded();
+        if self.refused {
+            return wanted.then_some(self.earliest);
+        }
         if self.demanded {
             return Some(match streams && !self.failed {
                 true => Instant::now(),
@@ -132,6 +170,7 @@ impl Keeper {
             return;
         }
         self.demanded = false;
+        self.refused = false;
         let began = Instant::now();
         if began.saturating_duration_since(self.earliest) > GOOD {
             self.failures = 0;
@@ -143,8 +182,7 @@ impl Keeper {
             Ok(protocol) => {
                 let slot = &self.slot;
                 tracing::debug!(server = %slot.endpoint.name, protocol, "connected to the server");
-                let before = &slot.board.watch().borrow()[slot.rank].condition.clone();
-                if !matches!(before, Condition::Up { .. }) {
+                if !matches!(slot.condition(), Condition::Up { .. }) {
                     slot.forget_udp();
                 }
                 slot.board.attempted(slot.rank, Condition::Up { protocol });
@@ -152,6 +190,9 @@ impl Keeper {
             Err(error) => {
                 let slot = &self.slot;
                 tracing::debug!(server = %slot.endpoint.name, %error, "server cannot be used");
+                if error.is_refusal() {
+                    slot.close();
+                }
                 if !slot.prune() {
                     slot.board
                         .attempted(slot.rank, Condition::Down(Arc::new(error)));
@@ -160,31 +201,50 @@ impl Keeper {
         }
         let pause = BACKOFF[self.failures.min(BACKOFF.len() - 1)];
         self.failures += 1;
-        self.earliest = self.last_end + jitter(pause);
+        // From the beginning: an attempt that took long was pause enough.
+        self.earliest = self.last_end.max(began + jitter(pause));
     }
 
     async fn connect(&mut self) -> Result<&'static str, ConnectError> {
-        let slot = &self.slot;
+        let slot = self.slot.clone();
         let stream = dial(&slot.endpoint).await?;
-        if stream.get_ref().1.alpn_protocol() != Some(HTTP2.as_bytes()) {
+        if is_h2(&stream) {
+            return self.connect_h2(stream).await;
+        }
+        if !unproven(&slot) {
             slot.keep_spare(stream);
             return Ok(HTTP1);
         }
+        proof::over_h1(&slot, stream).await?;
+        let stream = dial(&slot.endpoint).await?;
+        if !is_h2(&stream) {
+            slot.keep_spare(stream);
+        }
+        Ok(HTTP1)
+    }
+
+    async fn connect_h2(&mut self, stream: tls::Stream) -> Result<&'static str, ConnectError> {
+        let slot = self.slot.clone();
         let board = slot.board.clone();
         let (connection, driver) = connection::establish(&slot.endpoint, stream, board).await?;
-        slot.add(connection);
-        let slot = slot.clone();
+        let driven = slot.clone();
         self.drivers.spawn(async move {
             if let Some(why) = driver.run().await
-                && !slot.prune()
+                && !driven.prune()
             {
-                let reason = ConnectError::Protocol {
-                    server: slot.endpoint.name.to_string(),
-                    detail: why,
-                };
-                slot.board.lost(slot.rank, reason);
+                driven.board.lost(driven.rank, ended(&driven, why));
             }
         });
+        if unproven(&slot) {
+            if let Err(refused) = proof::over_h2(&slot, &connection).await {
+                connection.retire();
+                return Err(refused);
+            }
+            if !connection.is_usable() {
+                return Err(ended(&slot, "it ended at the first request".to_owned()));
+            }
+        }
+        slot.add(connection);
         Ok(HTTP2)
     }
 
@@ -194,6 +254,22 @@ impl Keeper {
         if timeout(CLOSE, all).await.is_err() {
             self.drivers.shutdown().await;
         }
+    }
+}
+
+/// Whether the server has to accept the credentials before it counts as up; while it is up, flows
+/// show soon enough that it still does. Without credentials it is asked only where it wanted some.
+fn unproven(slot: &Slot) -> bool {
+    match slot.condition() {
+        Condition::Up { .. } => false,
+        condition => slot.endpoint.authorization.is_some() || condition.is_refusal(),
+    }
+}
+
+fn ended(slot: &Slot, detail: String) -> ConnectError {
+    ConnectError::Protocol {
+        server: slot.endpoint.name.to_string(),
+        detail,
     }
 }
 

@@ -7,10 +7,13 @@
 //! # Life of a server
 //!
 //! [`Upstream::run`] keeps one warm connection to the first server in order that answers, and
-//! keeps trying those before it. The state is `Connecting` until a server has answered or all
+//! keeps trying those before it. A server that gets credentials has to accept them before it
+//! counts as ready. The state is `Connecting` until a server has answered or all
 //! have been tried; `Reasserting` for at most 10 s after the last connection was lost; then
 //! `Disconnected`, in which an open fails at once with the last reason while reconnecting goes on
-//! (at once, then after 100 ms, 250 ms, 500 ms, 1 s, 2 s and every 5 s).
+//! (at once, then after 100 ms, 250 ms, 500 ms, 1 s and every 2 s). Where a server turns the
+//! credentials down (401 or 407) the state is `Disconnected` at once, and they are tried again
+//! after 5 s, 15 s and then every 30 s, since servers lock out who tries wrong ones too often.
 
 mod config;
 mod connection;
@@ -21,6 +24,7 @@ mod h2;
 mod health;
 mod keeper;
 mod open;
+mod proof;
 mod reply;
 mod slot;
 mod tls;

@@ -77,7 +77,7 @@ impl Upstream {
 
     /// Opens a byte stream to the target.
     pub async fn open_tcp(&self, target: &Target) -> Result<Tunnel, OpenError> {
-        let mut round = Round::new(self);
+        let mut round = Round::tunnel(self);
         loop {
             let (slot, ready) = round.next().await?;
             let outcome = match ready {

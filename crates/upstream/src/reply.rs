@@ -1,6 +1,7 @@
 use http::{HeaderMap, StatusCode};
 
-use crate::error::OpenError;
+use crate::config::Endpoint;
+use crate::error::{ConnectError, OpenError};
 
 /// What an open does next.
 pub(crate) enum Failure {
@@ -13,11 +14,21 @@ pub(crate) enum Failure {
 }
 
 /// Says whose fault an answer is that is not a success.
-pub(crate) fn judge(server: &str, status: StatusCode, headers: &HeaderMap) -> Failure {
-    let server = server.to_owned();
+pub(crate) fn judge(endpoint: &Endpoint, status: StatusCode, headers: &HeaderMap) -> Failure {
+    let server = endpoint.name.to_string();
     // Envoy answers 401 where RFC 9110 wants 407.
     if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED || status == StatusCode::UNAUTHORIZED {
-        return Failure::Server(OpenError::Unauthorized { server });
+        return Failure::Server(OpenError::Unauthorized {
+            server,
+            status: status.as_u16(),
+            advice: endpoint.advice,
+        });
+    }
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        return Failure::Server(OpenError::Unavailable {
+            server: server.clone(),
+            source: ConnectError::LockedOut { server }.into(),
+        });
     }
     let error = proxy_error(headers);
     Failure::Target(match (error, status) {
@@ -51,20 +62,36 @@ fn proxy_error(headers: &HeaderMap) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Server, Timeouts, Trust};
+
+    fn endpoint() -> Endpoint {
+        let authority = rcgen::generate_simple_self_signed(Vec::new()).unwrap();
+        let server = Server {
+            name: "p".into(),
+            host: offramp_rules::Host::Address([127, 0, 0, 1].into()),
+            port: 443,
+            server_name: None,
+            trust: Trust::Anchors(authority.cert.pem().into_bytes()),
+            authorization: None,
+        };
+        Endpoint::new(&server, Timeouts::default()).unwrap()
+    }
 
     #[test]
     fn blames_the_right_one() {
+        let endpoint = endpoint();
         for (status, proxy_status, expected) in [
             (
                 407,
                 "",
-                "server: p does not accept the credentials: check the user name and the password",
+                "server: p does not accept the credentials (status 407): the profile has none for it",
             ),
             (
                 401,
                 "",
-                "server: p does not accept the credentials: check the user name and the password",
+                "server: p does not accept the credentials (status 401): the profile has none for it",
             ),
+            (429, "", "server: p is not available"),
             (403, "", "target: p does not allow this target"),
             (504, "", "target: the target did not answer p in time"),
             (
@@ -102,7 +129,7 @@ mod tests {
             if !proxy_status.is_empty() {
                 headers.insert("proxy-status", proxy_status.parse().unwrap());
             }
-            let said = match judge("p", StatusCode::from_u16(status).unwrap(), &headers) {
+            let said = match judge(&endpoint, StatusCode::from_u16(status).unwrap(), &headers) {
                 Failure::Stale(why) => format!("stale: {why}"),
                 Failure::Server(error) => format!("server: {error}"),
                 Failure::Target(error) => format!("target: {error}"),

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use crate::config::Endpoint;
 use crate::connection::{Connection, Seat};
+use crate::error::ConnectError;
 use crate::health::{Board, Condition};
 use crate::tls;
 
@@ -75,7 +76,7 @@ impl Slot {
         }
         let (connection, live, most) = connections
             .iter()
-            .filter(|connection| usable(connection) && !suspect(connection))
+            .filter(|connection| connection.is_usable() && !suspect(connection))
             .map(|connection| {
                 let live = connection.vitals.live.load(Ordering::Acquire);
                 (connection, live, connection.send.current_max_send_streams())
@@ -88,27 +89,32 @@ impl Slot {
         if live >= most {
             return None;
         }
+        Some(self.seat(connection, live + 1 >= most))
+    }
+
+    /// One more stream of a connection, the last that it takes where it is then `full`.
+    pub(crate) fn seat(&self, connection: &Connection, full: bool) -> Lease {
         connection.vitals.live.fetch_add(1, Ordering::AcqRel);
-        Some(Lease {
+        Lease {
             send: connection.send.clone(),
             seat: Seat {
                 vitals: connection.vitals.clone(),
                 server: self.endpoint.name.clone(),
-                full: live + 1 >= most,
+                full,
             },
-        })
+        }
     }
 
     pub(crate) fn add(&self, connection: Connection) {
         let mut connections = lock(&self.connections);
-        connections.retain(usable);
+        connections.retain(Connection::is_usable);
         connections.push(connection);
     }
 
     /// Forgets connections that take no more streams; says whether one is left that does.
     pub(crate) fn prune(&self) -> bool {
         let mut connections = lock(&self.connections);
-        connections.retain(usable);
+        connections.retain(Connection::is_usable);
         !connections.is_empty()
     }
 
@@ -135,17 +141,26 @@ impl Slot {
                 return true;
             }
             surplus -= 1;
-            connection.vitals.draining.store(true, Ordering::Release);
-            connection.vitals.retire.cancel();
+            connection.retire();
             false
         });
+    }
+
+    /// The server does not accept the credentials: no new flow tries them until the keeper has.
+    pub(crate) fn refuse(&self, reason: ConnectError) {
+        self.board.lost(self.rank, reason);
+        self.close();
+    }
+
+    /// What is known about the server.
+    pub(crate) fn condition(&self) -> Condition {
+        self.board.watch().borrow()[self.rank].condition.clone()
     }
 
     /// Lets every connection go once its streams have ended.
     pub(crate) fn close(&self) {
         for connection in lock(&self.connections).drain(..) {
-            connection.vitals.draining.store(true, Ordering::Release);
-            connection.vitals.retire.cancel();
+            connection.retire();
         }
         lock(&self.spare).take();
     }
@@ -213,10 +228,6 @@ impl Slot {
 
 pub(crate) const HTTP1: &str = "http/1.1";
 pub(crate) const HTTP2: &str = "h2";
-
-fn usable(connection: &Connection) -> bool {
-    !connection.vitals.draining.load(Ordering::Acquire)
-}
 
 fn suspect(connection: &Connection) -> bool {
     connection.vitals.suspect.load(Ordering::Acquire)

@@ -11,9 +11,15 @@ use tokio_rustls::client::TlsStream;
 
 use crate::config::{ConfigError, Endpoint, Server, Trust};
 use crate::error::{CertificateProblem, ConnectError};
+use crate::slot::HTTP2;
 
 /// An encrypted connection to a proxy server.
 pub(crate) type Stream = TlsStream<TcpStream>;
+
+/// Whether the server chose HTTP/2; everything else is HTTP/1.1.
+pub(crate) fn is_h2(stream: &Stream) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(HTTP2.as_bytes())
+}
 
 /// Named outright, so that a library that installs another default changes nothing here.
 static PROVIDER: LazyLock<Arc<CryptoProvider>> =

@@ -190,7 +190,7 @@ fn refused(slot: &Slot, status: StatusCode, headers: &http::HeaderMap) -> Failur
         slot.refuse_udp();
         return unsupported(slot);
     }
-    judge(&slot.endpoint.name, status, headers)
+    judge(&slot.endpoint, status, headers)
 }
 
 /// The default template of RFC 9298 section 2.

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+#[path = "loopback/credentials.rs"]
+mod credentials;
 #[path = "loopback/fake.rs"]
 mod fake;
 #[path = "loopback/http1.rs"]

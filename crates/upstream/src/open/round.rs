@@ -8,8 +8,8 @@ use crate::error::{ConnectError, OpenError};
 use crate::health::{Condition, Health, State};
 use crate::open::Upstream;
 use crate::reply::Failure;
-use crate::slot::{HTTP2, Lane, Lease, Slot};
-use crate::tls;
+use crate::slot::{Lane, Lease, Slot};
+use crate::tls::{self, is_h2};
 
 /// How many connections may die under one open.
 const STALE: usize = 4;
@@ -23,6 +23,8 @@ pub(crate) struct Round<'a> {
     /// Servers that have failed in this round.
     failed: Vec<bool>,
     first: Option<OpenError>,
+    /// It is for CONNECT: to another request 401 may be about that resource alone.
+    tunnel: bool,
     stale: usize,
     deadline: Instant,
 }
@@ -38,6 +40,14 @@ pub(crate) enum Ready {
 }
 
 impl<'a> Round<'a> {
+    /// For CONNECT to a TCP target.
+    pub(crate) fn tunnel(upstream: &'a Upstream) -> Self {
+        Self {
+            tunnel: true,
+            ..Self::new(upstream)
+        }
+    }
+
     pub(crate) fn new(upstream: &'a Upstream) -> Self {
         let board = upstream.board.watch();
         let attempts = board
@@ -52,6 +62,7 @@ impl<'a> Round<'a> {
             attempts,
             failed: vec![false; upstream.slots.len()],
             first: None,
+            tunnel: false,
             stale: 0,
             deadline: Instant::now() + timeouts.connect + timeouts.tls,
         }
@@ -77,6 +88,9 @@ impl<'a> Round<'a> {
         match failure {
             Failure::Target(error) => Err(error),
             Failure::Server(error) => {
+                if let Some(reason) = self.refusal(&error) {
+                    slot.refuse(reason);
+                }
                 self.pass(slot.rank, error);
                 Ok(())
             }
@@ -95,6 +109,22 @@ impl<'a> Round<'a> {
                 );
                 Ok(())
             }
+        }
+    }
+
+    /// Whether an answer says that no open through this server can succeed.
+    fn refusal(&self, error: &OpenError) -> Option<ConnectError> {
+        match error {
+            OpenError::Unauthorized {
+                server,
+                status,
+                advice,
+            } if self.tunnel || *status == 407 => Some(ConnectError::Unauthorized {
+                server: server.clone(),
+                status: *status,
+                advice,
+            }),
+            _ => None,
         }
     }
 
@@ -142,6 +172,7 @@ impl<'a> Round<'a> {
         let stopped = matches!(*self.upstream.state.borrow(), State::Disconnected { .. });
         let hopeless = board.iter().enumerate().all(|(rank, health)| {
             self.failed[rank]
+                || health.condition.is_refusal()
                 || matches!(health.condition, Condition::Down(_))
                     && (stopped || health.attempts > self.attempts[rank])
         });
@@ -185,13 +216,14 @@ impl<'a> Round<'a> {
     }
 }
 
-fn is_h2(stream: &tls::Stream) -> bool {
-    stream.get_ref().1.alpn_protocol() == Some(HTTP2.as_bytes())
-}
-
 fn unavailable(server: &str, source: Arc<ConnectError>) -> OpenError {
-    OpenError::Unavailable {
-        server: server.to_owned(),
-        source,
+    let server = server.to_owned();
+    match *source {
+        ConnectError::Unauthorized { status, advice, .. } => OpenError::Unauthorized {
+            server,
+            status,
+            advice,
+        },
+        _ => OpenError::Unavailable { server, source },
     }
 }

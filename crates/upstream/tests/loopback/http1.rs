@@ -68,7 +68,7 @@ async fn says_whose_fault_a_refusal_is() {
     for (answer, expected) in [
         (
             &b"HTTP/1.1 407 Who\r\nProxy-Authenticate: Basic\r\n\r\n"[..],
-            "one does not accept the credentials: check the user name and the password",
+            "one does not accept the credentials (status 407): the profile has none for it",
         ),
         (b"HTTP/1.1 403 No\r\n\r\n", "one does not allow this target"),
         (
@@ -202,11 +202,12 @@ async fn sends_the_credentials_unasked() {
             server.authorization = Some(authorization);
             let running = Running::new(vec![server]);
             let _tunnel = running.upstream.open_tcp(&target()).await.unwrap();
-            let head = seen.recv().await.unwrap();
-            assert!(
-                head.starts_with("CONNECT origin.test:443 HTTP/1.1\r\nHost: origin.test:443\r\n")
-            );
-            assert!(head.contains(expected), "{head}");
+            for target in ["offramp.invalid:443", "origin.test:443"] {
+                let head = seen.recv().await.unwrap();
+                let start = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
+                assert!(head.starts_with(&start), "{head}");
+                assert!(head.contains(expected), "{head}");
+            }
         })
         .await;
     }
