@@ -6,6 +6,7 @@
 
 mod command;
 pub(crate) mod enter;
+mod mounts;
 mod network;
 pub(crate) mod origin;
 mod parts;
@@ -30,15 +31,20 @@ pub(crate) async fn run(command: Vec<OsString>) -> Result<(), Failure> {
         )
         .hint("run it with sudo"));
     }
-    let told = if command.is_empty() {
-        interruptible(story::tell()).await
-    } else {
-        command::run(command).await
+    let told = async {
+        mounts::complete()?;
+        if command.is_empty() {
+            parts::require(&["ip", "curl"])?;
+            interruptible(story::tell()).await
+        } else {
+            command::run(command).await
+        }
     };
-    told.map_err(|error| match error.downcast::<Failure>() {
-        Ok(failure) => failure,
-        Err(error) => Failure::new(FAILED, format!("demo: {error:#}")),
-    })
+    told.await
+        .map_err(|error| match error.downcast::<Failure>() {
+            Ok(failure) => failure,
+            Err(error) => Failure::new(FAILED, format!("demo: {error:#}")),
+        })
 }
 
 /// Drops the story, and with it all that it holds, at SIGINT, SIGTERM or SIGHUP.

@@ -22,6 +22,8 @@ const LOOPBACK: &str = "127.0.0.1";
 const SHOWN: usize = 1000;
 /// How long flows that are open at the command's end are waited for.
 const LATE: Duration = Duration::from_secs(2);
+/// How the daemon tells that a gateway did not want to reach a target.
+const NOT_ALLOWED: &str = "does not allow this target";
 
 pub(super) async fn run(command: Vec<OsString>) -> anyhow::Result<()> {
     let folder = Folder::new()?;
@@ -132,6 +134,13 @@ impl Notes {
             return "The command had no flows.\n".into();
         }
         let mut text = flows::render(&self.ended, output::colour());
+        let refused = |flow: &Flow| {
+            let error = flow.error.as_deref();
+            error.is_some_and(|error| error.ends_with(NOT_ALLOWED))
+        };
+        if self.ended.iter().any(refused) {
+            text.push_str("The demo's gateway reaches public addresses alone, and no port 25.\n");
+        }
         for (count, what) in [
             (self.open.len() as u64, "still open"),
             (self.left_out, "left out here"),

@@ -236,6 +236,25 @@ pub(super) fn beside(name: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
+/// Looks for programs that the demo calls.
+pub(super) fn require(programs: &[&str]) -> anyhow::Result<()> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders: Vec<_> = std::env::split_paths(&path).collect();
+    let is_there = |program: &str| folders.iter().any(|folder| folder.join(program).is_file());
+    let missing: Vec<_> = programs
+        .iter()
+        .copied()
+        .filter(|program| !is_there(program))
+        .collect();
+    if !missing.is_empty() {
+        bail!(
+            "not found: {}; install iproute2 and curl",
+            missing.join(", ")
+        );
+    }
+    Ok(())
+}
+
 /// The command line of the gateway.
 pub(super) fn gateway(
     folder: &Folder,
