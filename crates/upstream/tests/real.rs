@@ -136,6 +136,15 @@ async fn refuses(upstream: &Running) {
 
 async fn wrong_password(proxy: &Proxy) {
     let upstream = Running::new(upstream(proxy, "wrong"));
+    let mut state = upstream.upstream.state();
+    let state = state.wait_for(|state| *state != State::Connecting).await;
+    match &*state.unwrap() {
+        State::Disconnected { reason } => assert!(
+            reason.starts_with("proxy does not accept the credentials (status 40"),
+            "{reason}"
+        ),
+        other => panic!("{other:?}"),
+    }
     let target = Target::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 9)));
     let refused = upstream.upstream.open_tcp(&target).await.unwrap_err();
     assert!(
