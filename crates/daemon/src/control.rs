@@ -23,6 +23,8 @@ use crate::shared::Shared;
 use crate::state::State;
 use crate::{doctor, ephemeral};
 
+/// Commands with a server of their own that a user may have at one time.
+const RUNS: usize = 64;
 /// How long a command waits for the first word of its upstream.
 const SETTLE: Duration = Duration::from_secs(3);
 
@@ -228,7 +230,7 @@ impl Desk {
                 format!("this process is under the managed profile {current} and stays there"),
             ));
         }
-        let (class, _) = self.shared.class_for(profile).ok_or_else(|| {
+        let class = self.shared.class_for(profile).ok_or_else(|| {
             Refusal::new(Code::Unavailable, "too many profiles have running apps")
         })?;
         let world = Arc::clone(&self.shared.world.borrow());
@@ -332,6 +334,12 @@ impl Api for Desk {
                 ));
             }
             Some(server) => {
+                let made = self.shared.ephemeral();
+                if made.values().filter(|run| run.uid == peer.uid).count() >= RUNS {
+                    let message = format!("{RUNS} commands with a server of their own are running");
+                    return Err(Refusal::new(Code::LimitReached, message)
+                        .hint("install a profile and use `offramp run --profile`"));
+                }
                 let id = format!("run-{app}");
                 let folder = self.shared.config.ephemeral();
                 let made =

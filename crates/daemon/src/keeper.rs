@@ -1,9 +1,10 @@
 //! Keeps the kernel programs told: states, exclusions, networks, what has ended.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use offramp_intercept::{Class, ClassId, Event};
 use offramp_rules::{App, Host, ProfileId, Target, Verdict, Why, World, decide, direct_routes};
@@ -16,6 +17,12 @@ use crate::policy::{Policy, Sources};
 use crate::shared::Shared;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How often it is counted which launches have tasks left.
+const CENSUS: Duration = Duration::from_secs(5);
+/// How long a class outlives its last app at least, for flows that wait to be accepted.
+const SETTLED: Duration = Duration::from_secs(3);
+/// And at most, for flows that do not end.
+const LINGER: Duration = Duration::from_secs(300);
 /// Changes of the network come in bursts.
 const SETTLE: Duration = Duration::from_millis(100);
 
@@ -23,7 +30,7 @@ impl Shared {
     fn sources<'a>(
         &'a self,
         directories: &'a offramp_profile::Directories,
-        ephemeral: &'a std::collections::BTreeMap<ProfileId, ephemeral::Ephemeral>,
+        ephemeral: &'a BTreeMap<ProfileId, ephemeral::Ephemeral>,
     ) -> Sources<'a> {
         Sources {
             directories,
@@ -121,6 +128,7 @@ fn shape(profile: &ProfileId, policy: &Policy, world: &World) -> Class {
         direct: direct_routes(&policy.rules, &app, world).normalised(),
         multicast: own.is_some_and(|own| own.profile.rules.exclude_local_networks),
         inbound: own.is_some_and(|own| own.profile.allow_inbound),
+        personal: own.is_some_and(|own| own.owner.is_some_and(|uid| uid != 0)),
         open,
         udp,
     }
@@ -179,43 +187,72 @@ pub(crate) async fn follow_events(
     closed: broadcast::Sender<u64>,
     stop: CancellationToken,
 ) {
-    while let Some(Some(event)) = stop.run_until_cancelled(shared.capture.event()).await {
-        match event {
-            Event::AppEnded { app } => end_app(&shared, app).await,
-            Event::SocketClosed { cookie } => {
-                let _ = closed.send(cookie);
-            }
+    let mut tick = interval(CENSUS);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut closing = Closing::default();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            event = shared.capture.event() => match event {
+                Some(Event::SocketClosed { cookie }) => drop(closed.send(cookie)),
+                Some(Event::AppEnded { .. }) => closing.sweep(&shared).await,
+                None => return,
+            },
+            _ = tick.tick() => closing.sweep(&shared).await,
         }
     }
 }
 
-/// The last process of a launch is gone: with it goes the profile that was made for it.
-async fn end_app(shared: &Shared, app: u32) {
+/// Classes whose apps have ended, and since when. What the apps sent last is still on its way.
+#[derive(Default)]
+struct Closing(BTreeMap<ClassId, Instant>);
+
+impl Closing {
+    /// Forgets the launches that have ended, and then the classes that nothing uses any more, with
+    /// the profiles that were made for them.
+    async fn sweep(&mut self, shared: &Shared) {
+        let _changing = shared.changing.lock().await;
+        match shared.capture.ended_apps() {
+            Ok(ended) => ended.iter().for_each(|(app, _)| forget(shared, *app)),
+            Err(error) => {
+                return tracing::warn!(error = crate::chain(&error), "no census of apps");
+            }
+        }
+        let apps = shared.capture.apps().unwrap_or_default();
+        let policy = shared.policy();
+        for (class, profile) in shared.classes() {
+            let used = apps.iter().any(|(_, used, ..)| *used == class);
+            let own = policy.active.get(&profile);
+            let stays = own.is_some_and(|own| own.owner.is_none());
+            if used || stays {
+                self.0.remove(&class);
+                continue;
+            }
+            let since = self.0.entry(class).or_insert_with(Instant::now).elapsed();
+            let busy = shared.flows.count_of(&profile, None) > 0 && since < LINGER;
+            if busy || since < SETTLED {
+                continue;
+            }
+            self.0.remove(&class);
+            remove_class(shared, class, &profile).await;
+        }
+    }
+}
+
+fn forget(shared: &Shared, app: u32) {
     if let Err(error) = shared.capture.forget_app(app) {
         tracing::warn!(app, error = %error, "launch not forgotten");
     }
-    let _changing = shared.changing.lock().await;
-    let apps = shared.capture.apps().unwrap_or_default();
-    for (class, profile) in shared.classes() {
-        if apps.iter().any(|(_, used, ..)| *used == class) {
-            continue;
-        }
-        let known = shared.policy();
-        let is_ephemeral = known
-            .active
-            .get(&profile)
-            .is_some_and(|own| own.owner.is_some());
-        let is_gone = !known.active.contains_key(&profile);
-        if is_ephemeral && shared.remove_ephemeral(&profile) {
-            ephemeral::forget(&shared.config.ephemeral(), &profile);
-            shared.reload_ephemeral().await;
-        }
-        if is_ephemeral || is_gone {
-            shared.forget_class(class);
-            if let Err(error) = shared.capture.remove_class(class).await {
-                tracing::warn!(class = %class, error = crate::chain(&error), "class not removed");
-            }
-        }
+}
+
+async fn remove_class(shared: &Shared, class: ClassId, profile: &ProfileId) {
+    shared.forget_class(class);
+    if shared.remove_ephemeral(profile) {
+        ephemeral::forget(&shared.config.ephemeral(), profile);
+        shared.reload_ephemeral().await;
+    }
+    if let Err(error) = shared.capture.remove_class(class).await {
+        tracing::warn!(class = %class, error = crate::chain(&error), "class not removed");
     }
 }
 

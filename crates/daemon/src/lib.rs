@@ -5,6 +5,7 @@
 
 mod active;
 mod api;
+mod budget;
 mod control;
 mod doctor;
 mod ephemeral;

@@ -14,12 +14,18 @@ use offramp_rules::{App, Decision, Host, ProfileId, Target, Verdict, World, deci
 use tokio::sync::{Notify, watch};
 
 use crate::Config;
+use crate::budget::Budget;
 use crate::ephemeral::Ephemeral;
 use crate::flows::Flows;
 use crate::policy::Policy;
 
 /// How long a flow waits for an upstream that is still connecting.
 const HOLD: Duration = Duration::from_secs(5);
+
+/// How many flows and look-ups there may be at one time, of all apps.
+pub(crate) const TCP_FLOWS: usize = 65_536;
+const UDP_LEGS: usize = 32_768;
+const LOOKUPS: usize = 4096;
 
 /// One for the whole daemon.
 pub(crate) struct Shared {
@@ -37,6 +43,12 @@ pub(crate) struct Shared {
     /// Held by whoever changes profiles or classes, so that changes come one after another.
     pub(crate) changing: tokio::sync::Mutex<()>,
     pub(crate) counts: Counts,
+    /// TCP flows at one time.
+    pub(crate) tcp_flows: Arc<Budget>,
+    /// Targets of UDP sockets at one time.
+    pub(crate) udp_legs: Arc<Budget>,
+    /// Look-ups at one time.
+    pub(crate) lookups: Arc<Budget>,
     pub(crate) synthetic_v6: offramp_rules::Prefix,
     /// Whether relayed names have IPv6 addresses.
     pub(crate) ipv6: AtomicBool,
@@ -48,7 +60,8 @@ struct Tables {
     classes: BTreeMap<ClassId, ProfileId>,
     ephemeral: BTreeMap<ProfileId, Ephemeral>,
     off: BTreeSet<ProfileId>,
-    next_app: u32,
+    last_app: u32,
+    last_class: u16,
 }
 
 /// What is counted besides flows.
@@ -104,12 +117,15 @@ impl Shared {
             changed,
             changing: tokio::sync::Mutex::new(()),
             counts: Counts::default(),
+            tcp_flows: Budget::new(TCP_FLOWS),
+            udp_legs: Budget::new(UDP_LEGS),
+            lookups: Budget::new(LOOKUPS),
             synthetic_v6,
             ipv6: AtomicBool::new(false),
             tables: Mutex::new(Tables {
                 ephemeral,
                 off,
-                next_app: 1,
+
                 ..Tables::default()
             }),
         }
@@ -223,33 +239,39 @@ impl Shared {
         self.tables().classes = classes;
     }
 
-    /// The class of apps under this profile; a new number where there is none yet, which is told
-    /// by the second value. None: all numbers are taken.
-    pub(crate) fn class_for(&self, profile: &ProfileId) -> Option<(ClassId, bool)> {
+    /// The class of apps under this profile, a new one where there is none yet. None: all numbers
+    /// are taken. A number that was given back is the last to be used again.
+    pub(crate) fn class_for(&self, profile: &ProfileId) -> Option<ClassId> {
         let mut tables = self.tables();
-        if let Some((class, _)) = tables.classes.iter().find(|(_, known)| *known == profile) {
-            return Some((*class, false));
+        let known = tables.classes.iter().find(|(_, known)| *known == profile);
+        if let Some((class, _)) = known {
+            return Some(*class);
         }
-        let free = (1..=ClassId::LIMIT)
+        let last = tables.last_class;
+        let free = (last + 1..=ClassId::LIMIT)
+            .chain(1..=last)
             .filter_map(ClassId::new)
             .find(|class| !tables.classes.contains_key(class))?;
+        tables.last_class = free.number();
         tables.classes.insert(free, profile.clone());
-        Some((free, true))
+        Some(free)
     }
 
     pub(crate) fn forget_class(&self, class: ClassId) {
         self.tables().classes.remove(&class);
     }
 
-    /// A number for a launch; those below `seen` were used by an earlier run.
+    /// A number for a launch.
     pub(crate) fn next_app(&self) -> u32 {
         let mut tables = self.tables();
-        tables.next_app += 1;
-        tables.next_app
+        tables.last_app += 1;
+        tables.last_app
     }
 
-    pub(crate) fn apps_begin_at(&self, first: u32) {
-        self.tables().next_app = first;
+    /// Numbers of launches go on from here: those that an earlier run gave are not given again, or
+    /// a socket that was kept would be taken for another launch's.
+    pub(crate) fn apps_begin_behind(&self, last: u32) {
+        self.tables().last_app = last;
     }
 
     pub(crate) fn ephemeral(&self) -> BTreeMap<ProfileId, Ephemeral> {

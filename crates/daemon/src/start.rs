@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use offramp_control::Lifecycle;
@@ -17,12 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::control::Desk;
 use crate::policy::{Policy, Sources};
-use crate::shared::Shared;
+use crate::shared::{Shared, TCP_FLOWS};
 use crate::state::State;
 use crate::{Config, DRAIN, api, ephemeral, keeper, tcp, udp};
 
-/// TCP flows at one time, of all apps.
-const FLOWS: usize = 65_536;
 /// Control connections at one time.
 const CLIENTS: usize = 256;
 /// Ends of UDP sockets that wait to be acted on.
@@ -56,10 +55,16 @@ pub async fn run(
         Err(error) => return Err(anyhow::Error::new(error).context("cannot capture")),
     };
     let shared = assemble(config, capture, &sockets, &state, synthetic_v6);
-    let listener = control_socket(&shared.config)?;
-    restore(&shared).await?;
-    shared.reload().await;
-    state.load_names(&shared.policy());
+    let listener = match prepare(&shared, &state).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            // What has just been added goes again, unless apps of an earlier run would go direct.
+            if shared.capture.apps().is_ok_and(|apps| apps.is_empty()) {
+                let _ = shared.capture.stop().await;
+            }
+            return Err(error);
+        }
+    };
     let mut tasks = JoinSet::new();
     let work = CancellationToken::new();
     begin(&shared, sockets, &work, &mut tasks);
@@ -79,8 +84,17 @@ pub async fn run(
     shared.lifecycle.send_replace(Lifecycle::Ready);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(instance = shared.config.instance, socket = %shared.config.socket().display(), "ready");
-    wait(&shared, &stop, &reload, &mut tasks).await;
-    finish(&shared, &state, work, tasks).await
+    let ended = wait(&shared, &stop, &reload, &mut tasks).await;
+    finish(&shared, &state, work, tasks).await?;
+    ended
+}
+
+async fn prepare(shared: &Arc<Shared>, state: &State) -> anyhow::Result<UnixListener> {
+    let listener = control_socket(&shared.config)?;
+    restore(shared).await?;
+    shared.reload().await;
+    state.load_names(&shared.policy());
+    Ok(listener)
 }
 
 /// Removes what a daemon that is no longer there left on the machine.
@@ -162,32 +176,20 @@ fn control_socket(config: &Config) -> anyhow::Result<UnixListener> {
 
 /// Takes over the apps that an earlier run labelled.
 async fn restore(shared: &Shared) -> anyhow::Result<()> {
-    let apps = shared
-        .capture
-        .apps()
-        .context("cannot read what an earlier run left")?;
-    let known = shared
-        .capture
-        .known_classes()
-        .context("cannot read what an earlier run left")?;
+    let left = "cannot read what an earlier run left";
+    let last = shared.capture.apps().context(left)?;
+    let last = last.iter().map(|(app, ..)| *app).max().unwrap_or(0);
+    for (app, _) in shared.capture.ended_apps().context(left)? {
+        shared.capture.forget_app(app)?;
+    }
+    let apps = shared.capture.apps().context(left)?;
     let mut classes = BTreeMap::new();
-    for (class, profile) in known {
-        if apps
-            .iter()
-            .any(|(_, used, _, tasks)| *used == class && *tasks > 0)
-        {
+    for (class, profile) in shared.capture.known_classes().context(left)? {
+        if apps.iter().any(|(_, used, ..)| *used == class) {
             classes.insert(class, offramp_rules::ProfileId::new(&profile));
         } else {
-            shared
-                .capture
-                .remove_class(class)
-                .await
-                .context("cannot remove an old class")?;
-        }
-    }
-    for (app, _, _, tasks) in &apps {
-        if *tasks == 0 {
-            shared.capture.forget_app(*app)?;
+            let removed = shared.capture.remove_class(class).await;
+            removed.context("cannot remove an old class")?;
         }
     }
     for id in shared.ephemeral().into_keys() {
@@ -196,7 +198,12 @@ async fn restore(shared: &Shared) -> anyhow::Result<()> {
             ephemeral::forget(&shared.config.ephemeral(), &id);
         }
     }
-    shared.apps_begin_at(apps.iter().map(|(app, ..)| *app).max().unwrap_or(0));
+    // Seconds since 1970 are more than the launches of any earlier run.
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let now = u32::try_from(now.as_secs()).unwrap_or(u32::MAX / 2);
+    shared.apps_begin_behind(now.max(last));
     shared.set_classes(classes);
     Ok(())
 }
@@ -217,15 +224,14 @@ fn begin(
     for listener in sockets.tcp {
         let (shared, work) = (Arc::clone(shared), work.clone());
         tasks.spawn(async move {
-            let flow_stop = CancellationToken::new();
-            let handler_stop = flow_stop.clone();
-            let handler = move |stream, source| {
-                tcp::serve(Arc::clone(&shared), stream, source, handler_stop.clone())
-            };
-            let flows = Limit::refuse(FLOWS);
             // Flows that run may end by themselves within the drain; then they are cut.
-            serve(listener, flows, &work, DRAIN, handler).await;
-            drop(flow_stop);
+            let cut = CancellationToken::new();
+            let handler_cut = cut.clone();
+            let handler = move |stream, source| {
+                tcp::serve(Arc::clone(&shared), stream, source, handler_cut.clone())
+            };
+            serve(listener, Limit::refuse(TCP_FLOWS), &work, DRAIN, handler).await;
+            drop(cut);
         });
     }
     tasks.spawn(keeper::beat(Arc::clone(shared), work.clone()));
@@ -244,10 +250,10 @@ async fn wait(
     stop: &CancellationToken,
     reload: &Notify,
     tasks: &mut JoinSet<()>,
-) {
+) -> anyhow::Result<()> {
     loop {
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return Ok(()),
             () = reload.notified() => {
                 shared.lifecycle.send_replace(Lifecycle::Reloading);
                 let changed = shared.reload().await;
@@ -256,8 +262,7 @@ async fn wait(
             }
             Some(ended) = tasks.join_next() => {
                 if let Err(error) = ended {
-                    tracing::error!(error = %error, "a part of the daemon broke; stopping");
-                    return;
+                    return Err(anyhow::Error::new(error).context("a part of the daemon broke"));
                 }
             }
         }
@@ -281,6 +286,9 @@ async fn finish(
     }
     state.save_names(&shared.policy());
     let _ = fs::remove_file(shared.config.socket());
+    for (app, _) in shared.capture.ended_apps().unwrap_or_default() {
+        let _ = shared.capture.forget_app(app);
+    }
     let running = shared.capture.apps().map_or(1, |apps| apps.len());
     if running > 0 {
         tracing::warn!(

@@ -30,22 +30,26 @@ pub(crate) async fn serve(
     source: SocketAddr,
     stop: CancellationToken,
 ) {
+    // However this ends but well, also by the end of the daemon itself, the app sees a reset.
+    linger(&stream, Some(Duration::ZERO));
     let Ok(target) = stream.local_addr() else {
-        return reset(stream);
+        return;
     };
     let Some(identity) = shared.capture.identify_tcp(source, target) else {
-        Counts::add(&shared.counts.unidentified);
-        return reset(stream);
+        return Counts::add(&shared.counts.unidentified);
     };
-    let Some(app) = shared.app(identity.class, identity.uid) else {
-        return reset(stream);
+    let (Some(app), Some(_share)) = (
+        shared.app(identity.class, identity.uid),
+        shared.tcp_flows.take(identity.uid),
+    ) else {
+        return;
     };
     if target.port() == DNS_PORT {
         return look_up(&shared, stream, target, identity, app, &stop).await;
     }
     // The relay is a task of its own kind of memory: what opening needed is gone by then.
     let Some(opened) = Box::pin(open(&shared, identity, app, source, target)).await else {
-        return reset(stream);
+        return;
     };
     let _ = stream.set_nodelay(true);
     relay(&shared, stream, opened, &stop).await;
@@ -59,14 +63,24 @@ async fn look_up(
     app: App,
     stop: &CancellationToken,
 ) {
-    let asked = SocketAddr::new(shared.capture.asked(target.ip()), target.port());
-    let Some(lookup) = AppLookup::new(shared, identity.class, app) else {
-        return reset(stream);
+    let (Some(asked), Some(lookup)) = (
+        shared.capture.asked(target.ip()),
+        AppLookup::new(shared, identity.class, app),
+    ) else {
+        return;
     };
+    let asked = SocketAddr::new(asked, target.port());
     lookup
         .responder()
         .serve_tcp(&mut stream, asked, &lookup, stop)
         .await;
+    linger(&stream, None);
+}
+
+fn linger(stream: &TcpStream, time: Option<Duration>) {
+    if let Err(error) = socket2::SockRef::from(stream).set_linger(time) {
+        tracing::debug!(error = %error, "linger not set");
+    }
 }
 
 /// An open flow.
@@ -187,8 +201,9 @@ async fn relay(
         Far::Tunnel(tunnel) => pump(shared, &mut stream, tunnel, &opened.guard, stop).await,
         Far::Direct(direct) => pump(shared, &mut stream, direct, &opened.guard, stop).await,
     };
-    if !clean {
-        reset(stream);
+    if clean {
+        linger(&stream, None);
+    } else {
         if let Far::Direct(direct) = opened.far {
             reset(direct);
         }

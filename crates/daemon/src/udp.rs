@@ -12,7 +12,7 @@ use offramp_intercept::{Datagram, Identity, UdpIntake};
 use offramp_rules::{App, Protocol, Verdict};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::active::Link;
@@ -25,9 +25,8 @@ const DNS_PORT: u16 = 53;
 const IDLE: Duration = Duration::from_secs(120);
 /// Datagrams that wait for a leg that is being opened or is slow.
 const QUEUE: usize = 128;
-/// Legs and look-ups at one time, of all apps.
-const LEGS: usize = 32_768;
-const LOOKUPS: usize = 4096;
+/// What a leg has taken is sent before it ends with its socket.
+const FLUSH: Duration = Duration::from_millis(200);
 
 /// A socket of an app and one of its targets.
 type Leg = (u64, SocketAddr);
@@ -88,9 +87,6 @@ impl Desk {
         }
         let leg = (identity.cookie, datagram.target);
         if self.legs.get(&leg).is_none_or(mpsc::Sender::is_closed) {
-            if self.legs.len() >= LEGS {
-                return Counts::add(&self.shared.counts.dropped_datagrams);
-            }
             self.begin(leg, datagram.source, identity, app);
         }
         if self
@@ -103,16 +99,19 @@ impl Desk {
     }
 
     fn look_up(&mut self, datagram: Datagram, query: Bytes, identity: Identity, app: App) {
-        if self.lookups.len() >= LOOKUPS {
+        let Some(share) = self.shared.lookups.take(identity.uid) else {
             return Counts::add(&self.shared.counts.dropped_datagrams);
-        }
+        };
         let shared = Arc::clone(&self.shared);
         self.lookups.spawn(async move {
-            let address = shared.capture.asked(datagram.target.ip());
-            let asked = SocketAddr::new(address, datagram.target.port());
-            let Some(lookup) = AppLookup::new(&shared, identity.class, app) else {
+            let _share = share;
+            let (Some(asked), Some(lookup)) = (
+                shared.capture.asked(datagram.target.ip()),
+                AppLookup::new(&shared, identity.class, app),
+            ) else {
                 return;
             };
+            let asked = SocketAddr::new(asked, datagram.target.port());
             let responder = lookup.responder();
             let answer = responder
                 .answer(query, asked, Transport::Udp, &lookup)
@@ -129,12 +128,15 @@ impl Desk {
     }
 
     fn begin(&mut self, leg: Leg, source: SocketAddr, identity: Identity, app: App) {
-        let (sender, datagrams) = mpsc::channel(QUEUE);
-        self.legs.insert(leg, sender);
         let shared = Arc::clone(&self.shared);
         let Some(wanted) = shared.wanted(&app, leg.1) else {
             return;
         };
+        let Some(share) = shared.udp_legs.take(identity.uid) else {
+            return Counts::add(&shared.counts.dropped_datagrams);
+        };
+        let (sender, datagrams) = mpsc::channel(QUEUE);
+        self.legs.insert(leg, sender);
         let guard = self
             .guards
             .get(&leg.0)
@@ -150,6 +152,8 @@ impl Desk {
             });
         self.guards.insert(leg.0, Arc::downgrade(&guard));
         self.tasks.spawn(async move {
+            let _share = share;
+            let capture = Arc::clone(&shared);
             let conversation = Conversation {
                 shared,
                 guard,
@@ -158,6 +162,7 @@ impl Desk {
                 datagrams,
             };
             Box::pin(conversation.hold(app, wanted)).await;
+            capture.capture.forget_udp(source, leg.1);
             leg
         });
     }
@@ -179,9 +184,8 @@ impl Desk {
 
     /// The app's socket is gone: its legs end as their queues do.
     fn close(&mut self, cookie: u64) {
-        if self.guards.remove(&cookie).is_some() {
-            self.legs.retain(|leg, _| leg.0 != cookie);
-        }
+        self.guards.remove(&cookie);
+        self.legs.retain(|leg, _| leg.0 != cookie);
     }
 }
 
@@ -233,7 +237,11 @@ impl Conversation {
                         self.count_sent(payload.len());
                         tunnel.try_send(&payload);
                     }
-                    None => return,
+                    None => {
+                        let flushed = async { while tunnel.recv().await.is_some() {} };
+                        let _ = timeout(FLUSH, flushed).await;
+                        return;
+                    }
                 },
                 received = tunnel.recv() => match received {
                     Some(payload) => if !self.deliver(&payload) { return },

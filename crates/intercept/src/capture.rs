@@ -1,16 +1,17 @@
 //! Capture as a whole: start, classes, labels, identities, stop.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::time::{ClockId, clock_gettime};
 use offramp_rules::Prefix;
 use tokio::sync::Mutex;
@@ -47,6 +48,14 @@ pub enum StartError {
     /// One instance serves a network namespace.
     #[error("another offrampd serves this network namespace")]
     Busy,
+    /// The lock that tells instances apart cannot be taken.
+    #[error("cannot lock {path}")]
+    Lock {
+        /// The file that is locked.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The private namespace cannot be made.
     #[error("cannot make the private network namespace in {path}")]
     Namespace {
@@ -87,7 +96,7 @@ pub struct Capture {
     events: Mutex<Events>,
     changes: Mutex<Changes>,
     pins: PathBuf,
-    _instance: UnixListener,
+    _claim: Claim,
 }
 
 impl Capture {
@@ -100,7 +109,7 @@ impl Capture {
         {
             return Err(StartError::Missing(missing));
         }
-        let instance = claim()?;
+        let claim = Claim::take()?;
         let path = config.runtime.join("netns");
         let failed = |source| StartError::Namespace {
             path: path.clone(),
@@ -125,7 +134,7 @@ impl Capture {
             events: Mutex::new(events),
             changes: Mutex::new(changes),
             pins,
-            _instance: instance,
+            _claim: claim,
         };
         capture.refresh().await?;
         Ok((capture, sockets))
@@ -133,9 +142,21 @@ impl Capture {
 
     /// Says that the daemon is well; to be called several times within [`Config::patience`].
     pub fn beat(&self) -> Result<(), MapError> {
-        let mut settings = self.maps.settings()?;
-        settings.heartbeat = monotonic();
-        self.maps.set_settings(&settings)
+        self.maps.beat(monotonic())
+    }
+
+    /// The launches of which no task is left: number and class. A launch that is being labelled
+    /// meanwhile may be among them.
+    pub fn ended_apps(&self) -> Result<Vec<(u32, ClassId)>, StartError> {
+        self.maps.begin_census()?;
+        programs::take_census(&self.pins)?;
+        let mut ended = Vec::new();
+        for (app, class, ..) in self.maps.apps()? {
+            if self.maps.counted(app)? == 0 {
+                ended.push((app, class));
+            }
+        }
+        Ok(ended)
     }
 
     /// The classes that an earlier run defined, with their profiles.
@@ -236,15 +257,18 @@ impl Capture {
         self.maps.forget_identity(source, target);
     }
 
-    /// The resolver that the app asked, where `target` stands for one.
-    pub fn asked(&self, target: IpAddr) -> IpAddr {
+    /// The resolver that the app asked, where `target` stands for one. None: it stands for one that
+    /// is forgotten.
+    pub fn asked(&self, target: IpAddr) -> Option<IpAddr> {
         match target {
             IpAddr::V4(v4) if v4.octets()[0] == 240 => {
                 let [_, b, c, d] = v4.octets();
-                Ipv4Addr::new(127, b, c, d).into()
+                Some(Ipv4Addr::new(127, b, c, d).into())
             }
-            IpAddr::V6(v6) if v6 == STAND_IN_LOOPBACK => Ipv6Addr::LOCALHOST.into(),
-            _ => self.maps.resolver(target).unwrap_or(target),
+            IpAddr::V6(v6) if v6 == STAND_IN_LOOPBACK => Some(Ipv6Addr::LOCALHOST.into()),
+            IpAddr::V4(v4) if v4.octets()[0] == 242 => self.maps.resolver(target),
+            IpAddr::V6(v6) if v6.segments()[..5] == STAND_IN_V6 => self.maps.resolver(target),
+            _ => Some(target),
         }
     }
 
@@ -285,7 +309,7 @@ impl Capture {
     /// Removes what an earlier run left on the machine, without a daemon. Apps that are still labelled go direct
     /// from here on.
     pub async fn uninstall(config: &Config) -> Result<(), StartError> {
-        let _instance = claim()?;
+        let _claim = Claim::take()?;
         let path = config.runtime.join("netns");
         let failed = |source| StartError::Namespace {
             path: path.clone(),
@@ -346,14 +370,46 @@ impl Capture {
     }
 }
 
+/// How the stand-ins of IPv6 resolvers begin.
+const STAND_IN_V6: [u16; 5] = [0x2001, 2, 0, 0x53, 1];
 /// The stand-in of ::1, as the kernel programs have it.
 const STAND_IN_LOOPBACK: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0x53, 0, 0, 0, 1);
 
-/// Holds a name that exists once in each network namespace.
-fn claim() -> Result<UnixListener, StartError> {
-    let address = std::os::unix::net::SocketAddr::from_abstract_name("offrampd")
-        .expect("the name has no zero and is short");
-    UnixListener::bind_addr(&address).map_err(|_| StartError::Busy)
+/// The lock of a network namespace, in a folder where only root can make files.
+struct Claim {
+    lock: Flock<File>,
+    path: PathBuf,
+}
+
+impl Claim {
+    fn take() -> Result<Self, StartError> {
+        let cookie = netns_cookie().map_err(StartError::Sockets)?;
+        let path = PathBuf::from(format!("/run/offramp-{cookie}.lock"));
+        let failed = |source| StartError::Lock {
+            path: path.clone(),
+            source,
+        };
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&path)
+            .map_err(failed)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Self { lock, path }),
+            Err((_, Errno::EWOULDBLOCK)) => Err(StartError::Busy),
+            Err((_, errno)) => Err(failed(errno.into())),
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+        tracing::trace!(lock = ?self.lock, "lock given back");
+    }
 }
 
 fn pins(config: &Config) -> PathBuf {
@@ -379,7 +435,6 @@ fn load(
     let mut settings = maps.settings()?;
     settings = types::settings {
         netns_cookie: netns_cookie().map_err(StartError::Sockets)?,
-        heartbeat: monotonic(),
         patience: u64::try_from(config.patience.as_nanos()).unwrap_or(u64::MAX),
         device: network.device(),
         inner_device: network.inner_device(),
@@ -387,6 +442,7 @@ fn load(
         ..settings
     };
     maps.set_settings(&settings)?;
+    maps.beat(monotonic())?;
     for (slot, socket) in (0..).zip(sockets) {
         maps.set_listener(slot, socket)?;
     }

@@ -49,7 +49,9 @@ pub struct Class {
     pub multicast: bool,
     /// Whether others may connect to its apps.
     pub inbound: bool,
-    /// Whether flows may begin; see [`crate::Capture::publish`].
+    /// Whether a user chose the upstream: programs that run with other rights (setuid) are refused.
+    pub personal: bool,
+    /// Whether flows may begin.
     pub open: bool,
     /// Whether the upstream carries UDP.
     pub udp: bool,

@@ -71,6 +71,7 @@ const CLASS_OPEN: u32 = 1;
 const CLASS_UDP: u32 = 2;
 const CLASS_MULTICAST: u32 = 4;
 const CLASS_INBOUND: u32 = 8;
+const CLASS_PERSONAL: u32 = 16;
 
 /// The plain structs that are read and written as bytes.
 ///
@@ -114,6 +115,8 @@ fn value<T: Plain>(bytes: &[u8]) -> Option<T> {
 /// The maps, opened from their pins.
 pub(crate) struct Maps {
     settings: MapHandle,
+    heartbeat: MapHandle,
+    census: MapHandle,
     classes: MapHandle,
     labels: MapHandle,
     apps: MapHandle,
@@ -137,6 +140,8 @@ impl Maps {
         };
         Ok(Self {
             settings: open("settings")?,
+            heartbeat: open("heartbeat")?,
+            census: open("census")?,
             classes: open("classes")?,
             labels: open("labels")?,
             apps: open("apps")?,
@@ -158,6 +163,23 @@ impl Maps {
         put(&self.settings, "settings", &0u32, bytes(settings))
     }
 
+    pub(crate) fn beat(&self, now: u64) -> Result<(), MapError> {
+        put(&self.heartbeat, "heartbeat", &0u32, bytes(&now))
+    }
+
+    /// Empties the map that a census is counted in.
+    pub(crate) fn begin_census(&self) -> Result<(), MapError> {
+        for key in self.census.keys().filter_map(|key| value::<u32>(&key)) {
+            delete(&self.census, "census", &key)?;
+        }
+        Ok(())
+    }
+
+    /// How many tasks a launch had in the last census.
+    pub(crate) fn counted(&self, app: u32) -> Result<u64, MapError> {
+        Ok(get(&self.census, "census", &app)?.unwrap_or(0))
+    }
+
     pub(crate) fn set_class(&self, id: ClassId, mark: u32, class: &Class) -> Result<(), MapError> {
         let mut value = [0u8; size_of::<types::class>()];
         let flags = [
@@ -165,6 +187,7 @@ impl Maps {
             (class.udp, CLASS_UDP),
             (class.multicast, CLASS_MULTICAST),
             (class.inbound, CLASS_INBOUND),
+            (class.personal, CLASS_PERSONAL),
         ];
         let flags: u32 = flags
             .iter()
@@ -296,16 +319,15 @@ impl Maps {
     pub(crate) fn approved(&self, class: ClassId) -> Vec<Prefix> {
         let of_class = |key: Vec<u8>| {
             let key: types::prefix = value(&key)?;
-            if u32::from_be(key.class) != u32::from(class.number()) {
+            let of = u32::from_be(key.class);
+            if of >> 1 != u32::from(class.number()) {
                 return None;
             }
             let address = from_words(key.address);
-            let length = key.length - 32;
-            match address.to_canonical() {
-                IpAddr::V4(v4) if length >= 96 => {
-                    Prefix::containing(v4.into(), u8::try_from(length - 96).ok()?).ok()
-                }
-                _ => Prefix::containing(address.into(), u8::try_from(length).ok()?).ok(),
+            let length = u8::try_from(key.length - 32).ok()?;
+            match address.to_ipv4_mapped() {
+                Some(v4) if of & 1 == 0 => Prefix::containing(v4.into(), length - 96).ok(),
+                _ => Prefix::containing(address.into(), length).ok(),
             }
         };
         self.approved.keys().filter_map(of_class).collect()
@@ -435,7 +457,7 @@ fn prefix(class: ClassId, target: Prefix) -> types::prefix {
     let length = u32::from(target.length()) + if target.address().is_ipv4() { 96 } else { 0 };
     types::prefix {
         length: 32 + length,
-        class: u32::from(class.number()).to_be(),
+        class: (u32::from(class.number()) << 1 | u32::from(target.address().is_ipv6())).to_be(),
         address: to_words(target.address()),
     }
 }

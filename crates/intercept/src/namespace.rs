@@ -42,11 +42,8 @@ impl Namespace {
     /// Runs `work` inside, on this thread. What it opens stays inside.
     pub(crate) fn within<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET)?;
-        let result = work();
-        // A thread that stays inside would open upstream sockets there later on.
-        setns(self.home.as_fd(), CloneFlags::CLONE_NEWNET)
-            .expect("the namespace that this thread came from is held open");
-        result
+        let _back = Back(&self.home);
+        work()
     }
 
     pub(crate) fn file(&self) -> &File {
@@ -57,6 +54,16 @@ impl Namespace {
     pub(crate) fn remove(&self) -> io::Result<()> {
         umount2(&self.path, MntFlags::MNT_DETACH)?;
         fs::remove_file(&self.path)
+    }
+}
+
+/// A thread that stayed inside would open upstream sockets there later on.
+struct Back<'a>(&'a File);
+
+impl Drop for Back<'_> {
+    fn drop(&mut self) {
+        setns(self.0.as_fd(), CloneFlags::CLONE_NEWNET)
+            .expect("the namespace that this thread came from is held open");
     }
 }
 

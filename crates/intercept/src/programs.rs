@@ -142,6 +142,7 @@ impl Loader {
                 program.attach_cgroup(cgroup)
             })?;
         }
+        renew(&pins, &progs.take_census, |program| program.attach())?;
         renew(&pins, &progs.leave, |program| program.attach_trace())?;
         renew(&pins, &progs.inherit, |program| program.attach_trace())
     }
@@ -150,6 +151,18 @@ impl Loader {
 /// Constants have a map of their own, `capture.rodata`, which belongs to one load of the programs.
 fn is_shared(map: &OsStr) -> bool {
     !map.as_encoded_bytes().contains(&b'.')
+}
+
+/// Lets the iterator that [`Loader::attach`] pinned count the tasks of each launch.
+pub(crate) fn take_census(pins: &Path) -> Result<(), LoadError> {
+    let failed = |source| LoadError::Attach {
+        program: "take_census".into(),
+        source,
+    };
+    let link = Link::open(pins.join("links/take_census")).map_err(failed)?;
+    let mut iterator = libbpf_rs::Iter::new(&link).map_err(failed)?;
+    io::copy(&mut iterator, &mut io::sink()).map_err(|error| failed(error.into()))?;
+    Ok(())
 }
 
 /// Puts the program in the place of the one that is pinned, in one step, or attaches it.
@@ -215,21 +228,21 @@ fn attach_tcx(program: &Program<'_>, device: u32) -> libbpf_rs::Result<Link> {
 
 /// Removes every pin: the kernel detaches the programs with the last reference.
 pub(crate) fn unpin(pins: &Path) -> io::Result<()> {
-    // The hooks first; while the guard stands a labelled socket sends nothing past the proxy.
-    for folder in [pins.join("links"), pins.to_owned()] {
-        match fs::read_dir(&folder) {
-            Ok(entries) => {
-                for entry in entries {
-                    let entry = entry?;
-                    if entry.file_type()?.is_dir() {
-                        continue;
-                    }
-                    fs::remove_file(entry.path())?;
-                }
-                fs::remove_dir(&folder)?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+    // What labels and marks goes first, the guard last: what is labelled sends nothing past the
+    // proxy while the rest goes.
+    const LAST: [&str; 2] = ["on_egress", "deliver"];
+    let links = pins.join("links");
+    for link in entries(&links)? {
+        if !LAST.iter().any(|last| link.ends_with(last)) {
+            fs::remove_file(link)?;
+        }
+    }
+    for folder in [&links, pins] {
+        for pin in entries(folder)? {
+            fs::remove_file(pin)?;
+        }
+        if folder.exists() {
+            fs::remove_dir(folder)?;
         }
     }
     // Other instances may have theirs beside ours.
@@ -237,4 +250,22 @@ pub(crate) fn unpin(pins: &Path) -> io::Result<()> {
         let _ = fs::remove_dir(parent);
     }
     Ok(())
+}
+
+/// The files of a folder; none where it is missing.
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    match fs::read_dir(folder) {
+        Ok(found) => {
+            for entry in found {
+                let entry = entry?;
+                if !entry.file_type()?.is_dir() {
+                    files.push(entry.path());
+                }
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    Ok(files)
 }

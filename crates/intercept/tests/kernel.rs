@@ -177,7 +177,12 @@ async fn udp_is_answered_from_the_address_that_was_asked() {
             Some(child.id()),
             "{datagram:?}"
         );
-        asked.push(lab.capture.asked(datagram.target.ip()).to_string());
+        asked.push(
+            lab.capture
+                .asked(datagram.target.ip())
+                .expect("it is known")
+                .to_string(),
+        );
         lab.sockets
             .replies
             .send(b"ho", datagram.target, datagram.source)

@@ -46,6 +46,7 @@
 #define CLASS_UDP (1 << 1)	   /* the upstream carries UDP */
 #define CLASS_MULTICAST (1 << 2)   /* local networks are excluded, multicast and broadcast with them */
 #define CLASS_INBOUND (1 << 3)	   /* others may connect to its apps */
+#define CLASS_PERSONAL (1 << 4)	   /* a user chose the proxy: not for programs with other rights */
 
 struct label {
 	__u32 class;
@@ -68,7 +69,6 @@ struct class {
 
 struct settings {
 	__u64 netns_cookie;  /* the namespace that this instance serves */
-	__u64 heartbeat;     /* CLOCK_MONOTONIC, ns */
 	__u64 patience;	     /* how old the heartbeat may be, ns */
 	__u32 device;	     /* index of the host's end of the pair */
 	__u32 inner_device;  /* index of its other end */
@@ -123,6 +123,14 @@ struct {
 	__type(value, struct settings);
 } settings SEC(".maps");
 
+/* When the daemon was well last: CLOCK_MONOTONIC, ns. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} heartbeat SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, CLASS_LIMIT);
@@ -150,6 +158,14 @@ struct {
 	__type(key, __u32);
 	__type(value, struct app);
 } apps SEC(".maps");
+
+/* How many tasks each launch has, as far as `take_census` has come. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, __u32);
+	__type(value, __u64);
+} census SEC(".maps");
 
 /* Whose an arriving flow is. */
 struct {
@@ -289,7 +305,41 @@ int BPF_PROG(leave, struct task_struct *task)
 	return 0;
 }
 
+/* Counts the tasks of each launch; the daemon reads it to the end and then looks at the map. */
+SEC("iter/task")
+int take_census(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct label *label;
+	__u64 one = 1;
+	__u64 *tasks;
+
+	if (!task)
+		return 0;
+	label = bpf_task_storage_get(&labels, task, 0, 0);
+	if (!label)
+		return 0;
+	tasks = bpf_map_lookup_elem(&census, &label->app);
+	if (tasks)
+		__sync_fetch_and_add(tasks, 1);
+	else
+		bpf_map_update_elem(&census, &label->app, &one, BPF_ANY);
+	return 0;
+}
+
 /* ---- sockets ---- */
+
+/* A program that changes its user on exec (setuid) must not meet a proxy that a user chose. */
+static __always_inline int is_beyond(struct class *class, struct label *label)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct app *app;
+
+	if (!(class->flags & CLASS_PERSONAL))
+		return 0;
+	app = bpf_map_lookup_elem(&apps, &label->app);
+	return !app || task->cred->euid.val != app->uid;
+}
 
 SEC("cgroup/sock_create")
 int on_create(struct bpf_sock *ctx)
@@ -301,7 +351,7 @@ int on_create(struct bpf_sock *ctx)
 	if (!label)
 		return 1;
 	class = get_class(label->class);
-	if (!class || (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP &&
+	if (!class || is_beyond(class, label) || (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP &&
 		       ctx->protocol != IPPROTO_MPTCP)) {
 		count(COUNT_FORBIDDEN);
 		return 0;
@@ -389,7 +439,8 @@ static __always_inline int is_approved(__u32 class, const __be32 *a)
 {
 	struct prefix key = {
 		.length = 160,
-		.class = bpf_htonl(class),
+		/* An IPv6 block may be wide enough to hold the mapped IPv4 addresses. */
+		.class = bpf_htonl(class << 1 | !is_mapped(a)),
 		.address = { a[0], a[1], a[2], a[3] },
 	};
 
@@ -478,8 +529,12 @@ static __always_inline int is_alive(struct settings *set, int protocol, int ipv6
 {
 	__u32 slot = (protocol == IPPROTO_UDP ? 2 : 0) + (ipv6 ? 1 : 0);
 	struct bpf_sock *listener;
+	__u32 zero = 0;
+	__u64 *last;
 
-	if (bpf_ktime_get_ns() - set->heartbeat > set->patience)
+	last = bpf_map_lookup_elem(&heartbeat, &zero);
+	/* Signed: the daemon may write a later time than the one that we have read. */
+	if (!last || (__s64)(bpf_ktime_get_ns() - *last) > (__s64)set->patience)
 		return 0;
 	listener = bpf_map_lookup_elem(&listeners, &slot);
 	if (!listener)
@@ -526,6 +581,8 @@ static __always_inline int judge(struct bpf_sock_addr *ctx, struct label *label,
 		return ECONNREFUSED;
 	if (bpf_get_netns_cookie(ctx) != set->netns_cookie)
 		return is_loopback(a) ? 0 : ENETUNREACH;
+	if (is_beyond(class, label))
+		return EPERM;
 	if (adopt(ctx, label, class->mark))
 		return ECONNREFUSED;
 	if (dns) {
@@ -766,14 +823,19 @@ static __always_inline int drop(__u32 why)
 	return 0;
 }
 
-static __always_inline void identify(struct tuple *tuple, struct owner *owner)
+/* Notes whose the flow is that begins here. A socket that outlived its launch begins none: the
+ * number of its class may be another's by now. */
+static __always_inline int identify(struct tuple *tuple, struct owner *owner)
 {
 	struct owner *known = bpf_map_lookup_elem(&identities, tuple);
+	struct app *app = bpf_map_lookup_elem(&apps, &owner->label.app);
 
+	if (!app || app->class != owner->label.class)
+		return 0;
 	if (known && known->cookie == owner->cookie && known->pid == owner->pid &&
 	    known->label.app == owner->label.app)
-		return;
-	bpf_map_update_elem(&identities, tuple, owner, BPF_ANY);
+		return 1;
+	return !bpf_map_update_elem(&identities, tuple, owner, BPF_ANY);
 }
 
 SEC("cgroup_skb/egress")
@@ -792,18 +854,22 @@ int on_egress(struct __sk_buff *skb)
 	if (!sk)
 		return 1;
 	owner = bpf_sk_storage_get(&owners, sk, 0, 0);
-	if (!owner)
-		return 1;
 	set = get_settings();
+	if (!owner) {
+		if (!set || skb->ifindex != set->device ||
+		    bpf_get_netns_cookie(skb) != set->netns_cookie)
+			return 1;
+		/* Nobody else may begin a flow inside, or speak in one of an app; what the kernel
+		 * answers for dead sockets (RST, ICMP) begins none. */
+		return parse(skb, &tuple, &begins) || begins ? drop(COUNT_EGRESS_DROP) : 1;
+	}
 	class = get_class(owner->label.class);
 	if (!set || !class || parse(skb, &tuple, &begins))
 		return drop(COUNT_EGRESS_DROP);
 	if (bpf_get_netns_cookie(skb) != set->netns_cookie)
 		return skb->ifindex == LOOPBACK_IFINDEX ? 1 : drop(COUNT_EGRESS_DROP);
 	if (skb->ifindex == set->device) {
-		if (begins)
-			identify(&tuple, owner);
-		return 1;
+		return !begins || identify(&tuple, owner) ? 1 : drop(COUNT_EGRESS_DROP);
 	}
 	if (tuple.target_port == bpf_htons(DNS_PORT) && begins)
 		return drop(COUNT_EGRESS_DROP);
