@@ -38,6 +38,9 @@ pub(crate) fn run(socket: &Path, arguments: Run) -> Failure {
         Ok(answer) if !arguments.quiet => {
             for notice in &answer.notices {
                 eprintln!("offramp: {}", output::clean(notice));
+                if let Some(hint) = hint(notice, &arguments) {
+                    eprintln!("  {hint}");
+                }
             }
         }
         Ok(_) => {}
@@ -52,6 +55,21 @@ pub(crate) fn run(socket: &Path, arguments: Run) -> Failure {
         }
     }
     become_command(name, &program, rest)
+}
+
+/// What a notice of the daemon, which knows no command lines, means for this one.
+fn hint(notice: &str, arguments: &Run) -> Option<String> {
+    arguments.server.as_ref()?;
+    if !notice.contains("issuer is not trusted") {
+        return None;
+    }
+    Some(match &arguments.ca {
+        Some(file) => format!(
+            "{} does not hold the certificate of that server, nor of the authority that signed it",
+            file.display()
+        ),
+        None => "give the certificate of its authority with --ca FILE".to_owned(),
+    })
 }
 
 /// `std` restores SIGPIPE, which it ignores in this program, and leaves the signal mask alone.
