@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use offramp_control::{Check, Outcome, ProfileState, ProfileStatus};
-use offramp_intercept::{Counter, DEVICE};
+use offramp_intercept::{Conflict, Counter, DEVICE};
 
 use crate::shared::Shared;
 
@@ -22,6 +22,7 @@ pub(crate) async fn examine(shared: &Shared, profiles: Vec<ProfileStatus>) -> Ve
         })
         .collect();
     checks.push(device());
+    checks.push(rules(shared).await);
     checks.push(ipv6(shared).await);
     checks.push(dropped(shared));
     checks.push(configuration(shared));
@@ -56,6 +57,36 @@ fn device() -> Check {
             "device",
             format!("{DEVICE} is {state}"),
             "keep network managers off it (unmanaged-devices=interface-name:offramp0) and restart offrampd",
+        ),
+    }
+}
+
+async fn rules(shared: &Shared) -> Check {
+    let name = "routing rules";
+    let conflicts = match shared.capture.conflicts().await {
+        Ok(conflicts) => conflicts,
+        Err(error) => {
+            return warning(name, crate::chain(&error), "start offrampd as root");
+        }
+    };
+    let family = |ipv6| if ipv6 { "IPv6" } else { "IPv4" };
+    match conflicts.first() {
+        None => ok(name, "ours are in place, and nothing comes before them"),
+        Some(Conflict::RuleGone { class, ipv6 }) => Check {
+            name: name.into(),
+            outcome: Outcome::Failure,
+            detail: format!("the {} rule of class {class} is gone", family(*ipv6)),
+            remedy: Some("restart offrampd, and keep what removed it (ip rule flush, a network manager) from doing so".into()),
+        },
+        Some(Conflict::ComesFirst { preference, ipv6 }) => warning(
+            name,
+            format!("an {} rule of preference {preference} is asked before ours", family(*ipv6)),
+            "give it a preference over 101, or managed apps may be refused",
+        ),
+        Some(Conflict::SharesMark { mark, mask }) => warning(
+            name,
+            format!("another rule looks for mark {mark:#x} with mask {mask:#x}, bits that offramp uses"),
+            "give it a mark and mask outside 0xfff00000",
         ),
     }
 }

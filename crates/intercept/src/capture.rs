@@ -20,7 +20,7 @@ use crate::class::{Class, ClassId, RETURN_CLASS};
 use crate::events::{Event, Events};
 use crate::maps::{Counter, Identity, MapError, Maps};
 use crate::namespace::Namespace;
-use crate::network::{Changes, ClassRoutes, Network, NetworkError, Survey};
+use crate::network::{Changes, ClassRoutes, Conflict, Network, NetworkError, Survey};
 use crate::programs::{self, LoadError, Loader, Places, skeleton::types};
 use crate::requirements::{Requirement, cgroup_root, kernel_version, requirements};
 use crate::sockets::Sockets;
@@ -285,6 +285,12 @@ impl Capture {
     /// Waits until addresses, routes or devices of the host are others. Ours are among them.
     pub async fn network_changed(&self) {
         self.changes.lock().await.next().await;
+    }
+
+    /// What of the host's routing rules stands in the way.
+    pub async fn conflicts(&self) -> Result<Vec<Conflict>, NetworkError> {
+        let classes: Vec<_> = self.classes.lock().await.keys().copied().collect();
+        self.network.lock().await.tables().conflicts(&classes).await
     }
 
     /// The host's network as of the last [`Capture::refresh`].

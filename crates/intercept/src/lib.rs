@@ -19,6 +19,6 @@ pub use capture::{Capture, Config, StartError};
 pub use class::{Class, ClassId, MARK_MASK};
 pub use events::Event;
 pub use maps::{Counter, Identity, MapError};
-pub use network::{DEVICE, NetworkError, SOURCE_V4, SOURCE_V6, Survey};
+pub use network::{Conflict, DEVICE, NetworkError, SOURCE_V4, SOURCE_V6, Survey};
 pub use requirements::{Requirement, requirements};
 pub use sockets::{Datagram, Replies, Sockets, UdpIntake};

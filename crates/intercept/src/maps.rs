@@ -52,11 +52,13 @@ pub enum Counter {
     Orphan,
     /// Name look-ups by other ways than port 53.
     DoorClosed,
+    /// Tasks whose label had to be kept elsewhere.
+    Stray,
 }
 
 impl Counter {
     /// Every counter, in the kernel's order, with the name that metrics use.
-    pub const ALL: [(Counter, &'static str); 7] = [
+    pub const ALL: [(Counter, &'static str); 8] = [
         (Counter::Refused, "refused"),
         (Counter::Forbidden, "forbidden_sockets"),
         (Counter::EgressDrop, "egress_drops"),
@@ -64,6 +66,7 @@ impl Counter {
         (Counter::Swallowed, "swallowed_options"),
         (Counter::Orphan, "orphans"),
         (Counter::DoorClosed, "closed_doors"),
+        (Counter::Stray, "strays"),
     ];
 }
 

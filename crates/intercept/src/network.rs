@@ -23,6 +23,7 @@ use crate::namespace::Namespace;
 pub(crate) use netlink::Changes;
 pub use survey::Survey;
 pub(crate) use tables::ClassRoutes;
+pub use tables::Conflict;
 
 /// The host's end of the pair.
 pub const DEVICE: &str = "offramp0";

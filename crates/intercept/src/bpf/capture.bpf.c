@@ -113,6 +113,7 @@ enum counter {
 	COUNT_SWALLOWED,     /* socket options that would have led past the proxy */
 	COUNT_ORPHAN,	     /* packets inside, with no listener to take them */
 	COUNT_DOOR_CLOSED,   /* look-ups by other ways than port 53 */
+	COUNT_STRAY,	     /* tasks whose label had to be kept elsewhere */
 	COUNTERS,
 };
 
@@ -144,6 +145,17 @@ struct {
 	__type(key, int);
 	__type(value, struct label);
 } labels SEC(".maps");
+
+/* Processes whose own label could not be stored at fork: storage is taken without waiting there. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, struct label);
+} strays SEC(".maps");
+
+/* Spares everybody else the look-up for as long as there was none. */
+int strays_seen;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -262,8 +274,13 @@ static __always_inline struct class *get_class(__u32 id)
 static __always_inline struct label *current_label(void)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
+	struct label *label = bpf_task_storage_get(&labels, task->group_leader, 0, 0);
+	__u32 process;
 
-	return bpf_task_storage_get(&labels, task->group_leader, 0, 0);
+	if (label || !strays_seen)
+		return label;
+	process = bpf_get_current_pid_tgid() >> 32;
+	return bpf_map_lookup_elem(&strays, &process);
 }
 
 /* ---- tasks ---- */
@@ -273,10 +290,16 @@ int BPF_PROG(inherit, struct task_struct *task)
 {
 	struct label *label = current_label();
 	struct app *app;
+	__u32 process;
 
 	if (!label)
 		return 0;
-	bpf_task_storage_get(&labels, task, label, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	process = task->tgid;
+	if (!bpf_task_storage_get(&labels, task, label, BPF_LOCAL_STORAGE_GET_F_CREATE)) {
+		strays_seen = 1;
+		bpf_map_update_elem(&strays, &process, label, BPF_ANY);
+		count(COUNT_STRAY);
+	}
 	app = bpf_map_lookup_elem(&apps, &label->app);
 	if (app)
 		__sync_fetch_and_add(&app->tasks, 1);
@@ -287,9 +310,12 @@ SEC("tp_btf/sched_process_exit")
 int BPF_PROG(leave, struct task_struct *task)
 {
 	struct label *label = bpf_task_storage_get(&labels, task, 0, 0);
+	__u32 process = task->tgid;
 	struct event *event;
 	struct app *app;
 
+	if (strays_seen && task == task->group_leader)
+		bpf_map_delete_elem(&strays, &process);
 	if (!label)
 		return 0;
 	app = bpf_map_lookup_elem(&apps, &label->app);

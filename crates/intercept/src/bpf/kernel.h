@@ -15,6 +15,7 @@ struct cred {
 
 struct task_struct {
 	struct task_struct *group_leader;
+	int tgid;
 	const struct cred *cred;
 };
 

@@ -30,6 +30,64 @@ pub(crate) struct ClassRoutes {
     pub(crate) throws: Vec<Prefix>,
 }
 
+/// Something in the host's rules that stands in the way of capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conflict {
+    /// A rule of ours was removed; the flows of the class are refused.
+    RuleGone {
+        /// The class whose rule it was.
+        class: ClassId,
+        /// Its address family.
+        ipv6: bool,
+    },
+    /// Somebody else's rule is asked before ours.
+    ComesFirst {
+        /// Its preference.
+        preference: u32,
+        /// Its address family.
+        ipv6: bool,
+    },
+    /// Somebody else's rule looks at the bits of the mark that are ours.
+    SharesMark {
+        /// The mark that it looks for.
+        mark: u32,
+        /// The bits that it looks at.
+        mask: u32,
+    },
+}
+
+/// What a check needs of a rule.
+struct Seen {
+    ours: bool,
+    preference: u32,
+    table: u32,
+    /// Mark and mask.
+    mark: (u32, u32),
+}
+
+impl Seen {
+    fn of(rule: &netlink_packet_route::rule::RuleMessage) -> Self {
+        use netlink_packet_route::rule::RuleAttribute;
+        let mut seen = Self {
+            ours: false,
+            preference: 0,
+            table: rule.header.table.into(),
+            mark: (0, 0),
+        };
+        for attribute in &rule.attributes {
+            match attribute {
+                RuleAttribute::Protocol(protocol) => seen.ours = *protocol == netlink::PROTOCOL,
+                RuleAttribute::Priority(preference) => seen.preference = *preference,
+                RuleAttribute::Table(table) => seen.table = *table,
+                RuleAttribute::FwMark(mark) => seen.mark.0 = *mark,
+                RuleAttribute::FwMask(mask) => seen.mark.1 = *mask,
+                _ => {}
+            }
+        }
+        seen
+    }
+}
+
 impl Tables {
     pub(super) fn new(handle: &Handle, device: u32, ipv6: bool) -> Self {
         Self {
@@ -97,6 +155,50 @@ impl Tables {
         self.try_remove(class)
             .await
             .doing(|| format!("remove the routes of class {class}"))
+    }
+
+    /// What of the host's rules would keep flows of these classes from the daemon: ours that are
+    /// gone, and those of others that come first.
+    pub(crate) async fn conflicts(
+        &self,
+        classes: &[ClassId],
+    ) -> Result<Vec<Conflict>, NetworkError> {
+        let mut conflicts = Vec::new();
+        for ipv6 in self.families([false, true]) {
+            let rules = netlink::rules(&self.handle, ipv6)
+                .await
+                .doing(|| "list the routing rules".into())?;
+            let rules: Vec<_> = rules.iter().map(Seen::of).collect();
+            for class in classes.iter().chain([&RETURN_CLASS]) {
+                let present = |rule: &Seen| {
+                    rule.ours && rule.table == table(*class) && rule.mark.0 == class.mark()
+                };
+                if !rules.iter().any(present) {
+                    conflicts.push(Conflict::RuleGone {
+                        class: *class,
+                        ipv6,
+                    });
+                }
+            }
+            for rule in rules
+                .iter()
+                .filter(|rule| !rule.ours && rule.preference > 0)
+            {
+                let overlaps = rule.mark.1 & MARK_MASK != 0;
+                if rule.preference <= PREFERENCE + 1 {
+                    conflicts.push(Conflict::ComesFirst {
+                        preference: rule.preference,
+                        ipv6,
+                    });
+                } else if overlaps && rule.mark.1 != u32::MAX {
+                    conflicts.push(Conflict::SharesMark {
+                        mark: rule.mark.0,
+                        mask: rule.mark.1,
+                    });
+                }
+            }
+        }
+        Ok(conflicts)
     }
 
     /// Removes every rule and route of ours, those of earlier runs too.
