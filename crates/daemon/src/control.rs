@@ -509,6 +509,10 @@ impl Api for Desk {
         for (name, value) in self.counters() {
             text += &format!("# TYPE offramp_{name} counter\nofframp_{name}_total {value}\n");
         }
+        text += "# TYPE offramp_map_entries gauge\n";
+        for (map, entries) in self.shared.capture.map_entries() {
+            text += &format!("offramp_map_entries{{map=\"{map}\"}} {entries}\n");
+        }
         let live = self.shared.flows.count();
         text += &format!("# TYPE offramp_flows gauge\nofframp_flows {live}\n# EOF\n");
         Ok(text)

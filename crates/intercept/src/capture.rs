@@ -287,6 +287,12 @@ impl Capture {
         self.changes.lock().await.next().await;
     }
 
+    /// How many entries each of the kernel's maps has that grows and shrinks; takes a system call
+    /// for each entry.
+    pub fn map_entries(&self) -> [(&'static str, usize); 5] {
+        self.maps.entries()
+    }
+
     /// What of the host's routing rules stands in the way.
     pub async fn conflicts(&self) -> Result<Vec<Conflict>, NetworkError> {
         let classes: Vec<_> = self.classes.lock().await.keys().copied().collect();

@@ -360,6 +360,18 @@ impl Maps {
         put(&self.listeners, "listeners", &slot, bytes(&fd))
     }
 
+    /// How many entries each map that grows and shrinks has.
+    pub(crate) fn entries(&self) -> [(&'static str, usize); 5] {
+        [
+            ("identities", &self.identities),
+            ("apps", &self.apps),
+            ("approved", &self.approved),
+            ("own", &self.own),
+            ("resolvers", &self.resolvers),
+        ]
+        .map(|(name, map)| (name, map.keys().count()))
+    }
+
     pub(crate) fn counter(&self, counter: Counter) -> u64 {
         let key = (counter as u32).to_ne_bytes();
         let values = self
