@@ -206,9 +206,14 @@ fn credentials_that_are_missing_or_wrong() {
     let gateway = offramp_tests::binary("offramp-gateway")
         .display()
         .to_string();
-    let hash = lab.client().sh(&format!("echo right | {gateway} hash"));
-    std::fs::write(&users, format!("lab:{hash}")).expect("the lab's directory is ours");
-    let mut gateway = Gateway::start_with(&lab, &["--users", &users.display().to_string()]);
+    let accept = |password: &str| {
+        let hash = lab
+            .client()
+            .sh(&format!("echo {password} | {gateway} hash"));
+        std::fs::write(&users, format!("lab:{hash}")).expect("the lab's directory is ours");
+    };
+    accept("right");
+    let _gateway = Gateway::start_with(&lab, &["--users", &users.display().to_string()]);
     let mut profile = Daemon::profile();
     profile["Payload"]["Servers"][0]["Authentication"] =
         json!({ "Method": "Password", "CredentialsAssetReference": "credential:login" });
@@ -217,16 +222,19 @@ fn credentials_that_are_missing_or_wrong() {
     status_tells(&mut daemon, &["login"]);
     daemon.write("credentials/login", "lab:wrong\n");
     status_tells(&mut daemon, &["407"]);
-    daemon.write("credentials/login", "lab:right\n");
-    // The gateway has locked the client out for a minute; another one knows nothing of that.
-    gateway.start_again(&lab);
-    daemon.start_unconnected();
-    wait_until("the right password works", LIMIT, || {
-        daemon
-            .run(&["curl", "-sS", "http://203.0.113.11/"])
-            .stdout
-            .contains("peer=10.90.2.2:")
+    let works = |daemon: &Daemon<'_>| {
+        let said = daemon.run(&["curl", "-sS", "http://203.0.113.11/"]);
+        said.stdout.contains("peer=10.90.2.2:")
+    };
+    // Nobody restarts anything: the gateway learns the password, then the daemon another one.
+    accept("wrong");
+    wait_until("the gateway accepts it now", LIMIT * 2, || works(&daemon));
+    accept("right");
+    wait_until("the gateway does not accept it any more", LIMIT, || {
+        !works(&daemon) && daemon.offramp(&["status"]).stdout.contains("407")
     });
+    daemon.write("credentials/login", "lab:right\n");
+    wait_until("the right password works", LIMIT, || works(&daemon));
 }
 
 #[test]
