@@ -63,14 +63,16 @@ fn line(event: &FlowEvent) -> String {
         }
     };
     let mut text = format!(
-        "{mark} #{} {}[{}] {} {} {}",
+        "{mark} #{} {}[{}] {} {}",
         flow.id,
         name(flow),
         flow.app.pid,
         protocol(flow),
-        flow.target,
-        word(flow.way)
+        flow.target
     );
+    if is_decided(flow) {
+        text.push_str(&format!(" {}", word(flow.way)));
+    }
     if let Some(upstream) = &flow.upstream {
         text.push_str(&format!(" via {upstream}"));
     }
@@ -103,7 +105,15 @@ fn protocol(flow: &Flow) -> &'static str {
     }
 }
 
+/// A flow that is still opening has no way yet.
+fn is_decided(flow: &Flow) -> bool {
+    flow.way != Way::Refused || flow.state != FlowState::Opening
+}
+
 fn way(flow: &Flow) -> Cell {
+    if !is_decided(flow) {
+        return "-".into();
+    }
     let tone = match flow.way {
         Way::Relay => Tone::Good,
         Way::Direct => Tone::Doubtful,
@@ -178,6 +188,11 @@ curl  42   example.com:443  tcp  refused  -                  80 B  2.0 KiB   12 
         let begin = line(&FlowEvent::Begin { flow: flow() });
         let expected = "begin #7 curl[42] tcp example.com:443 relay via proxy.example:443";
         assert_eq!(begin, format!("{expected}\n"));
+        let mut opening = flow();
+        (opening.way, opening.upstream) = (Way::Refused, None);
+        opening.state = FlowState::Opening;
+        let begin = line(&FlowEvent::Begin { flow: opening });
+        assert_eq!(begin, "begin #7 curl[42] tcp example.com:443\n");
         let end = line(&FlowEvent::End { flow: flow() });
         assert!(
             end.ends_with(", sent 80 B, received 2.0 KiB, 12 ms\n"),

@@ -109,13 +109,23 @@ pub(crate) fn profiles(profiles: &[ProfileStatus], colour: bool) -> String {
         ]);
     }
     let mut text = table.render(colour);
-    for profile in profiles {
-        if let Some(reason) = &profile.reason {
-            let (name, reason) = (output::clean(&profile.identifier), output::clean(reason));
-            text.push_str(&format!("{name}: {reason}\n"));
-        }
+    let reasons: String = profiles.iter().filter_map(reason).collect();
+    if !reasons.is_empty() {
+        text.push_str(&format!("\n{reasons}"));
     }
     text
+}
+
+/// Why a profile is not well, and what to do where a command does it.
+fn reason(profile: &ProfileStatus) -> Option<String> {
+    let name = output::clean(&profile.identifier);
+    if profile.enabled && !profile.on {
+        return Some(format!(
+            "{name}: its apps are refused until `offramp on --profile {name}`\n"
+        ));
+    }
+    let reason = profile.reason.as_deref()?;
+    Some(format!("{name}: {}\n", output::clean(reason)))
 }
 
 fn state(profile: &ProfileStatus) -> Cell {
@@ -230,6 +240,16 @@ work     managed  connected  https://proxy.example:443  h2        yes  1     3
             text.ends_with("\n/etc/x.json:3:7: error: Servers[0].URL: is missing (add it)\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_profile_that_is_off_comes_with_the_command_for_it() {
+        let mut off = profile(ProfileState::Disconnected);
+        off.on = false;
+        off.reason = Some("it is switched off".into());
+        let text = profiles(&[off], false);
+        let expected = "\n\nwork: its apps are refused until `offramp on --profile work`\n";
+        assert!(text.ends_with(expected), "{text}");
     }
 
     #[test]

@@ -114,7 +114,6 @@ fn a_wrong_command_line_is_64() {
         &["frobnicate"],
         &["explain", "curl"],
         &["leaktest"],
-        &["uninstall"],
     ] {
         let output = offramp(nowhere, arguments);
         assert_eq!(output.status.code(), Some(64), "{arguments:?}: {output:?}");
