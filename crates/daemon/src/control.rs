@@ -1,32 +1,27 @@
 //! What the daemon does for those who ask on the control socket.
 
-use std::collections::BTreeMap;
-use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+mod launch;
+mod view;
 
-use offramp_control as control;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use offramp_control::{
-    Check, Code, Flow, FlowEvent, ProfileState, ProfileStatus, ProfileText, Refusal, ReloadAnswer,
-    RunAnswer, RunRequest, Severity, Status, StoreAnswer, SwitchAnswer, SwitchRequest,
+    Check, Code, Flow, FlowEvent, ProfileStatus, ProfileText, Refusal, ReloadAnswer, RunAnswer,
+    RunRequest, Status, StoreAnswer, SwitchAnswer, SwitchRequest,
 };
-use offramp_intercept::Counter;
-use offramp_profile::{ChangeError, Code as ProblemCode, Installed, Problem, Profile};
-use offramp_rules::{Layer, ProfileId, UnavailableAction};
-use offramp_upstream::State as UpstreamState;
+use offramp_profile::{ChangeError, Installed, Problem};
+use offramp_rules::{Layer, ProfileId};
 use tokio::sync::mpsc;
 
+use self::view::problem;
 use crate::api::{Api, Peer};
-use crate::policy::Policy;
 use crate::shared::Shared;
 use crate::state::State;
 use crate::{doctor, ephemeral};
 
 /// Commands with a server of their own that a user may have at one time.
 const RUNS: usize = 64;
-/// How long a command waits for the first word of its upstream.
-const SETTLE: Duration = Duration::from_secs(3);
 
 /// Serves the control socket.
 pub(crate) struct Desk {
@@ -38,268 +33,13 @@ impl Desk {
     pub(crate) fn new(shared: Arc<Shared>, state: State) -> Self {
         Self { shared, state }
     }
-
-    fn describe(&self, profile: &Profile, policy: &Policy, uid: Option<u32>) -> ProfileStatus {
-        let id = profile.id();
-        let active = policy.active.get(id);
-        let on = !self.shared.off().contains(id);
-        let state = active.map(|active| {
-            active
-                .link()
-                .upstream()
-                .map(|up| up.state().borrow().clone())
-        });
-        let (state, reason, server, protocol, udp) = match state {
-            None => (
-                ProfileState::Disconnected,
-                Some("it is disabled".into()),
-                None,
-                None,
-                None,
-            ),
-            Some(Err(reason)) => (
-                ProfileState::Disconnected,
-                Some(reason.into()),
-                None,
-                None,
-                None,
-            ),
-            Some(Ok(UpstreamState::Connecting)) => {
-                (ProfileState::Connecting, None, None, None, None)
-            }
-            Some(Ok(UpstreamState::Connected {
-                server,
-                protocol,
-                udp,
-            })) => (
-                ProfileState::Connected,
-                None,
-                Some(server),
-                Some(protocol.into()),
-                Some(udp),
-            ),
-            Some(Ok(UpstreamState::Reasserting { reason })) => {
-                (ProfileState::Reasserting, Some(reason), None, None, None)
-            }
-            Some(Ok(UpstreamState::Disconnected { reason })) => {
-                (ProfileState::Disconnected, Some(reason), None, None, None)
-            }
-        };
-        let classes = self.shared.classes();
-        let apps = self.shared.capture.apps().unwrap_or_default();
-        let own = apps.iter().filter(|(_, class, owner, _)| {
-            classes.get(class) == Some(id) && uid.is_none_or(|uid| uid == *owner)
-        });
-        ProfileStatus {
-            identifier: id.to_string(),
-            visible_name: Some(profile.visible_name.clone()),
-            layer: layer(profile, active.is_some_and(|active| active.owner.is_some())).into(),
-            order: profile.rules.order.into(),
-            enabled: profile.rules.enabled,
-            on,
-            state: if on {
-                state
-            } else {
-                ProfileState::Disconnected
-            },
-            reason: if on {
-                reason
-            } else {
-                Some("it is switched off".into())
-            },
-            server,
-            protocol,
-            udp,
-            apps: own.count() as u64,
-            flows: self.shared.flows.count_of(id, uid),
-            token: Some(profile.token.clone()),
-            source: profile
-                .source
-                .file
-                .as_ref()
-                .map(|file| file.display().to_string()),
-        }
-    }
-
-    /// The profiles that this user may see: those of the machine, and their own.
-    fn visible(&self, peer: &Peer) -> Vec<ProfileStatus> {
-        let policy = self.shared.policy();
-        let own = policy
-            .active
-            .values()
-            .filter(|active| active.owner.is_some_and(|uid| sees(peer, uid)))
-            .map(|active| &active.profile);
-        let mut profiles: Vec<_> = policy.loaded.profiles.iter().chain(own).collect();
-        profiles.sort_by(|a, b| a.rules.cmp(&b.rules));
-        let uid = scope(peer);
-        profiles
-            .into_iter()
-            .map(|profile| self.describe(profile, &policy, uid))
-            .collect()
-    }
-
-    fn counters(&self) -> BTreeMap<String, u64> {
-        let (flows, counts) = (&self.shared.flows, &self.shared.counts);
-        let own = [
-            ("flows_relayed", &flows.relayed),
-            ("flows_direct", &flows.direct),
-            ("flows_refused", &flows.refused),
-            ("unidentified", &counts.unidentified),
-            ("unknown_names", &counts.unknown_names),
-            ("lookups", &counts.lookups),
-            ("dropped_datagrams", &counts.dropped_datagrams),
-        ];
-        let own = own.map(|(name, count)| (name.to_owned(), count.load(Ordering::Relaxed)));
-        let kernel = Counter::ALL.map(|(counter, name)| {
-            (
-                format!("kernel_{name}"),
-                self.shared.capture.counter(counter),
-            )
-        });
-        own.into_iter().chain(kernel).collect()
-    }
-
-    /// The profile that a command asks for by name, or the only one.
-    fn chosen(&self, request: &RunRequest) -> Result<ProfileId, Refusal> {
-        let policy = self.shared.policy();
-        let enabled: Vec<_> = policy
-            .loaded
-            .profiles
-            .iter()
-            .filter(|profile| profile.rules.enabled)
-            .collect();
-        let names = || {
-            let names: Vec<_> = enabled
-                .iter()
-                .map(|profile| profile.id().as_str())
-                .collect();
-            format!("the profiles are: {}", names.join(", "))
-        };
-        match (&request.profile, enabled.as_slice()) {
-            (Some(wanted), _) => {
-                let id = ProfileId::new(wanted);
-                match policy.loaded.find(&id) {
-                    Some(profile) if profile.rules.enabled => Ok(id),
-                    Some(_) => {
-                        Err(Refusal::new(Code::Unavailable, format!("the profile {wanted} is disabled")))
-                    }
-                    None => Err(Refusal::new(Code::NotFound, format!("there is no profile {wanted}"))
-                        .hint(names())),
-                }
-            }
-            (None, [only]) => Ok(only.id().clone()),
-            (None, []) => Err(Refusal::new(Code::NotFound, "no profile is installed").hint(
-                "install one with `offramp profile install FILE`, or name a server: `offramp run --server URL`",
-            )),
-            (None, _) => Err(Refusal::new(Code::BadRequest, "several profiles are installed: name one with --profile")
-                .hint(names())),
-        }
-    }
-
-    /// Labels the asking process. To be called with `changing` held.
-    async fn label(&self, peer: &Peer, profile: &ProfileId, app: u32) -> Result<(), Refusal> {
-        let failed = |error: &dyn std::error::Error| {
-            Refusal::new(
-                Code::Unavailable,
-                format!("cannot capture: {}", crate::chain(error)),
-            )
-        };
-        if threads(peer.pid) != Some(1) {
-            return Err(Refusal::new(
-                Code::BadRequest,
-                "the asking process has several threads",
-            ));
-        }
-        let known = self
-            .shared
-            .capture
-            .label_of(peer.pidfd.as_fd())
-            .map_err(|error| failed(&error))?;
-        let policy = self.shared.policy();
-        if let Some((class, _)) = known
-            && let Some(current) = self.shared.classes().get(&class)
-            && policy
-                .active
-                .get(current)
-                .is_some_and(|active| active.profile.rules.layer == Layer::Managed)
-            && current != profile
-            && !peer.is_root()
-        {
-            return Err(Refusal::new(
-                Code::NotPermitted,
-                format!("this process is under the managed profile {current} and stays there"),
-            ));
-        }
-        let class = self.shared.class_for(profile).ok_or_else(|| {
-            Refusal::new(Code::Unavailable, "too many profiles have running apps")
-        })?;
-        let world = Arc::clone(&self.shared.world.borrow());
-        self.shared
-            .publish_class(class, profile, &policy, &world)
-            .await;
-        self.shared
-            .capture
-            .label(peer.pidfd.as_fd(), class, app, peer.uid)
-            .map_err(|error| failed(&error))
-    }
-
-    /// Waits for a first word from the upstream, so that a person learns at once why nothing works.
-    async fn settle(&self, profile: &ProfileId) {
-        let policy = self.shared.policy();
-        let upstream = policy
-            .active
-            .get(profile)
-            .map(|active| active.link().upstream());
-        if let Some(Ok(upstream)) = upstream {
-            let mut state = upstream.state();
-            let known = state.wait_for(|state| !matches!(state, UpstreamState::Connecting));
-            let _ = tokio::time::timeout(SETTLE, known).await;
-        }
-    }
-
-    fn notices(&self, profile: &ProfileId) -> Vec<String> {
-        let policy = self.shared.policy();
-        let Some(active) = policy.active.get(profile) else {
-            return Vec::new();
-        };
-        if self.shared.off().contains(profile) {
-            return vec![format!(
-                "{profile} is switched off: connections are refused until `offramp on`"
-            )];
-        }
-        let Some(reason) = active.reason() else {
-            return Vec::new();
-        };
-        let state = active.state();
-        let so = match active.profile.rules.unavailable {
-            _ if state == offramp_rules::State::Reasserting => "it is being reached again",
-            UnavailableAction::Drop => "connections are refused until it is back",
-            UnavailableAction::Direct => "connections go out directly until it is back",
-        };
-        vec![format!("{profile} is {}, {so}: {reason}", word(state))]
-    }
-}
-
-fn word(state: offramp_rules::State) -> &'static str {
-    match state {
-        offramp_rules::State::Connected => "connected",
-        offramp_rules::State::Connecting => "connecting",
-        offramp_rules::State::Reasserting => "reconnecting",
-        offramp_rules::State::Off => "switched off",
-        offramp_rules::State::Disconnected(_) => "disconnected",
-    }
 }
 
 impl Api for Desk {
     async fn status(&self, peer: &Peer) -> Result<Status, Refusal> {
-        let problems = self
-            .shared
-            .policy()
-            .loaded
-            .problems
-            .iter()
-            .map(problem)
-            .collect();
+        let policy = self.shared.policy();
+        let all = policy.loaded.problems.iter().filter(|_| peer.is_root());
+        let problems = all.map(problem).collect();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
             instance: self.shared.config.instance.clone(),
@@ -538,16 +278,6 @@ fn root(peer: &Peer, what: &str) -> Result<(), Refusal> {
     ))
 }
 
-fn layer(profile: &Profile, made_by_run: bool) -> &'static str {
-    match profile.rules.layer {
-        _ if made_by_run => "run",
-        Layer::Managed => "managed",
-        Layer::User => "user",
-        Layer::Recommended => "recommended",
-        Layer::Vendor => "vendor",
-    }
-}
-
 fn invalid(problems: &[Problem]) -> Refusal {
     let first = problems
         .first()
@@ -556,33 +286,4 @@ fn invalid(problems: &[Problem]) -> Refusal {
     let mut refusal = Refusal::new(Code::Invalid, first);
     refusal.problems = problems.iter().map(problem).collect();
     refusal
-}
-
-fn problem(found: &Problem) -> control::Problem {
-    control::Problem {
-        severity: match found.code {
-            ProblemCode::Superseded => Severity::Warning,
-            _ => Severity::Error,
-        },
-        code: Some(found.code.to_string()),
-        file: found.file.as_ref().map(|file| file.display().to_string()),
-        line: u32::try_from(found.line).ok().filter(|line| *line > 0),
-        column: u32::try_from(found.column)
-            .ok()
-            .filter(|column| *column > 0),
-        key: Some(found.key_path.clone()).filter(|key| !key.is_empty()),
-        message: found.message.clone(),
-        hint: found.hint.clone(),
-    }
-}
-
-/// How many threads a process has.
-fn threads(pid: u32) -> Option<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("Threads:"))?
-        .trim()
-        .parse()
-        .ok()
 }

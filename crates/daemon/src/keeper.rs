@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -270,8 +271,8 @@ pub(crate) async fn follow_files(shared: Arc<Shared>, stop: CancellationToken) {
     }
 }
 
-/// Names, sizes and times of all files that profiles come from.
-fn fingerprint(shared: &Shared) -> Vec<(std::path::PathBuf, u64, std::time::SystemTime)> {
+/// Names of all files that profiles come from, and when each was changed in any way.
+fn fingerprint(shared: &Shared) -> Vec<(std::path::PathBuf, i64, i64)> {
     let config = &shared.config.config;
     let folders = [
         config.join("policies/managed"),
@@ -288,8 +289,7 @@ fn fingerprint(shared: &Shared) -> Vec<(std::path::PathBuf, u64, std::time::Syst
         .flatten()
     {
         if let Ok(metadata) = entry.metadata() {
-            let time = metadata.modified().unwrap_or(std::time::UNIX_EPOCH);
-            found.push((entry.path(), metadata.len(), time));
+            found.push((entry.path(), metadata.ctime(), metadata.ctime_nsec()));
         }
     }
     found.sort();

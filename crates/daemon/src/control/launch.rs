@@ -1,0 +1,163 @@
+//! `offramp run`: which profile a command is put under, and what its user should know.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use offramp_control::{Code, Refusal, RunRequest};
+use offramp_rules::{Layer, ProfileId, UnavailableAction};
+use offramp_upstream::State as UpstreamState;
+
+use super::Desk;
+use crate::api::Peer;
+
+/// How long a command waits for the first word of its upstream.
+const SETTLE: Duration = Duration::from_secs(3);
+
+impl Desk {
+    /// The profile that a command asks for by name, or the only one.
+    pub(super) fn chosen(&self, request: &RunRequest) -> Result<ProfileId, Refusal> {
+        let policy = self.shared.policy();
+        let enabled: Vec<_> = policy
+            .loaded
+            .profiles
+            .iter()
+            .filter(|profile| profile.rules.enabled)
+            .collect();
+        let names = || {
+            let names: Vec<_> = enabled
+                .iter()
+                .map(|profile| profile.id().as_str())
+                .collect();
+            format!("the profiles are: {}", names.join(", "))
+        };
+        match (&request.profile, enabled.as_slice()) {
+            (Some(wanted), _) => {
+                let id = ProfileId::new(wanted);
+                match policy.loaded.find(&id) {
+                    Some(profile) if profile.rules.enabled => Ok(id),
+                    Some(_) => {
+                        Err(Refusal::new(Code::Unavailable, format!("the profile {wanted} is disabled")))
+                    }
+                    None => Err(Refusal::new(Code::NotFound, format!("there is no profile {wanted}"))
+                        .hint(names())),
+                }
+            }
+            (None, [only]) => Ok(only.id().clone()),
+            (None, []) => Err(Refusal::new(Code::NotFound, "no profile is installed").hint(
+                "install one with `offramp profile install FILE`, or name a server: `offramp run --server URL`",
+            )),
+            (None, _) => Err(Refusal::new(Code::BadRequest, "several profiles are installed: name one with --profile")
+                .hint(names())),
+        }
+    }
+
+    /// Labels the asking process. To be called with `changing` held.
+    pub(super) async fn label(
+        &self,
+        peer: &Peer,
+        profile: &ProfileId,
+        app: u32,
+    ) -> Result<(), Refusal> {
+        let failed = |error: &dyn std::error::Error| {
+            Refusal::new(
+                Code::Unavailable,
+                format!("cannot capture: {}", crate::chain(error)),
+            )
+        };
+        if threads(peer.pid) != Some(1) {
+            return Err(Refusal::new(
+                Code::BadRequest,
+                "the asking process has several threads",
+            ));
+        }
+        let known = self
+            .shared
+            .capture
+            .label_of(peer.pidfd.as_fd())
+            .map_err(|error| failed(&error))?;
+        let policy = self.shared.policy();
+        if let Some((class, _)) = known
+            && let Some(current) = self.shared.classes().get(&class)
+            && policy
+                .active
+                .get(current)
+                .is_some_and(|active| active.profile.rules.layer == Layer::Managed)
+            && current != profile
+            && !peer.is_root()
+        {
+            return Err(Refusal::new(
+                Code::NotPermitted,
+                format!("this process is under the managed profile {current} and stays there"),
+            ));
+        }
+        let class = self.shared.class_for(profile).ok_or_else(|| {
+            Refusal::new(Code::Unavailable, "too many profiles have running apps")
+        })?;
+        let world = Arc::clone(&self.shared.world.borrow());
+        self.shared
+            .publish_class(class, profile, &policy, &world)
+            .await;
+        self.shared
+            .capture
+            .label(peer.pidfd.as_fd(), class, app, peer.uid)
+            .map_err(|error| failed(&error))
+    }
+
+    /// Waits for a first word from the upstream, so that a person learns at once why nothing works.
+    pub(super) async fn settle(&self, profile: &ProfileId) {
+        let policy = self.shared.policy();
+        let upstream = policy
+            .active
+            .get(profile)
+            .map(|active| active.link().upstream());
+        if let Some(Ok(upstream)) = upstream {
+            let mut state = upstream.state();
+            let known = state.wait_for(|state| !matches!(state, UpstreamState::Connecting));
+            let _ = tokio::time::timeout(SETTLE, known).await;
+        }
+    }
+
+    pub(super) fn notices(&self, profile: &ProfileId) -> Vec<String> {
+        let policy = self.shared.policy();
+        let Some(active) = policy.active.get(profile) else {
+            return Vec::new();
+        };
+        if self.shared.off().contains(profile) {
+            return vec![format!(
+                "{profile} is switched off: connections are refused until `offramp on`"
+            )];
+        }
+        let Some(reason) = active.reason() else {
+            return Vec::new();
+        };
+        let state = active.state();
+        let so = match active.profile.rules.unavailable {
+            _ if state == offramp_rules::State::Reasserting => "it is being reached again",
+            UnavailableAction::Drop => "connections are refused until it is back",
+            UnavailableAction::Direct => "connections go out directly until it is back",
+        };
+        vec![format!("{profile} is {}, {so}: {reason}", word(state))]
+    }
+}
+
+fn word(state: offramp_rules::State) -> &'static str {
+    match state {
+        offramp_rules::State::Connected => "connected",
+        offramp_rules::State::Connecting => "connecting",
+        offramp_rules::State::Reasserting => "reconnecting",
+        offramp_rules::State::Off => "switched off",
+        offramp_rules::State::Disconnected(_) => "disconnected",
+    }
+}
+
+/// How many threads a process has.
+fn threads(pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("Threads:"))?
+        .trim()
+        .parse()
+        .ok()
+}
