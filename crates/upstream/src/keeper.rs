@@ -231,6 +231,8 @@ impl Keeper {
         self.drivers.spawn(async move {
             if let Some(why) = driver.run().await
                 && !driven.prune()
+                // Who turns credentials down may hang up as well; the first is the reason.
+                && !driven.condition().is_refusal()
             {
                 driven.board.lost(driven.rank, ended(&driven, why));
             }
