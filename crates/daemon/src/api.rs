@@ -4,12 +4,11 @@
 //! user may see and do.
 
 mod body;
-mod budget;
 mod peer;
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,11 +31,14 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::body::AnswerBody;
-use self::budget::Budget;
 pub(crate) use self::peer::Peer;
+use crate::budget::Budget;
 
-/// Half of all connections; there is one control socket in a process.
-static BUDGET: Budget = Budget::new(128);
+/// Connections at one time.
+pub(crate) const CLIENTS: usize = 256;
+
+/// There is one control socket in a process.
+static CONNECTIONS: LazyLock<Arc<Budget>> = LazyLock::new(|| Budget::new(CLIENTS));
 
 /// How long a connection may be idle, or take to send the head of a request.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
@@ -117,7 +119,7 @@ pub(crate) async fn serve_connection(
             return;
         }
     };
-    let ticket = BUDGET.enter(peer.uid);
+    let ticket = CONNECTIONS.take(peer.uid);
     let is_full = ticket.is_none();
     let service = service_fn(|request| {
         let (api, peer, stop) = (api.clone(), peer.clone(), stop.clone());

@@ -22,8 +22,6 @@ use crate::shared::{Shared, TCP_FLOWS};
 use crate::state::State;
 use crate::{Config, DRAIN, api, ephemeral, keeper, tcp, udp};
 
-/// Control connections at one time.
-const CLIENTS: usize = 256;
 /// Ends of UDP sockets that wait to be acted on.
 const CLOSED: usize = 16_384;
 
@@ -74,7 +72,7 @@ pub async fn run(
     ));
     let control_stop = work.clone();
     tasks.spawn(async move {
-        let clients = Limit::wait(CLIENTS);
+        let clients = Limit::wait(api::CLIENTS);
         let stop = control_stop.clone();
         serve(listener, clients, &control_stop, DRAIN, move |stream, _| {
             api::serve_connection(stream, Arc::clone(&desk), stop.clone())

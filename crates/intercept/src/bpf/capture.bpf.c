@@ -864,19 +864,23 @@ static __always_inline int identify(struct tuple *tuple, struct owner *owner)
 	return !bpf_map_update_elem(&identities, tuple, owner, BPF_ANY);
 }
 
+static __always_inline struct bpf_sock *full_socket(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	return sk ? bpf_sk_fullsock(sk) : 0;
+}
+
 SEC("cgroup_skb/egress")
 int on_egress(struct __sk_buff *skb)
 {
-	struct bpf_sock *sk = skb->sk;
+	struct bpf_sock *sk = full_socket(skb);
 	struct settings *set;
 	struct class *class;
 	struct owner *owner;
 	struct tuple tuple = {};
 	int begins;
 
-	if (!sk)
-		return 1;
-	sk = bpf_sk_fullsock(sk);
 	if (!sk)
 		return 1;
 	owner = bpf_sk_storage_get(&owners, sk, 0, 0);
@@ -894,9 +898,8 @@ int on_egress(struct __sk_buff *skb)
 		return drop(COUNT_EGRESS_DROP);
 	if (bpf_get_netns_cookie(skb) != set->netns_cookie)
 		return skb->ifindex == LOOPBACK_IFINDEX ? 1 : drop(COUNT_EGRESS_DROP);
-	if (skb->ifindex == set->device) {
+	if (skb->ifindex == set->device)
 		return !begins || identify(&tuple, owner) ? 1 : drop(COUNT_EGRESS_DROP);
-	}
 	if (tuple.target_port == bpf_htons(DNS_PORT) && begins)
 		return drop(COUNT_EGRESS_DROP);
 	if (skb->ifindex == LOOPBACK_IFINDEX)
@@ -913,16 +916,13 @@ int on_egress(struct __sk_buff *skb)
 SEC("cgroup_skb/ingress")
 int on_ingress(struct __sk_buff *skb)
 {
-	struct bpf_sock *sk = skb->sk;
+	struct bpf_sock *sk = full_socket(skb);
 	struct settings *set;
 	struct class *class;
 	struct owner *owner;
 	struct tuple tuple = {};
 	int begins;
 
-	if (!sk)
-		return 1;
-	sk = bpf_sk_fullsock(sk);
 	if (!sk)
 		return 1;
 	owner = bpf_sk_storage_get(&owners, sk, 0, 0);
