@@ -74,6 +74,12 @@ impl Active {
         }
     }
 
+    /// The server that is tried first, as people know it.
+    pub(crate) fn server(&self) -> String {
+        let first = self.profile.servers.first();
+        first.map(|server| server.name.clone()).unwrap_or_default()
+    }
+
     /// Why there is no connection, as far as that is known.
     pub(crate) fn reason(&self) -> Option<String> {
         match self.link.upstream() {

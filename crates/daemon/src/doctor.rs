@@ -131,6 +131,10 @@ fn configuration(shared: &Shared) -> Check {
 fn profile(profile: &ProfileStatus) -> Check {
     let name = format!("profile {}", profile.identifier);
     let reason = profile.reason.clone().unwrap_or_default();
+    if !profile.on {
+        let remedy = format!("offramp on --profile {}", profile.identifier);
+        return warning(&name, "switched off: its apps are refused", &remedy);
+    }
     match profile.state {
         ProfileState::Connected => ok(
             &name,

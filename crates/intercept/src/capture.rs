@@ -46,8 +46,14 @@ pub enum StartError {
     #[error("{}: {}", .0.name, .0.detail)]
     Missing(Requirement),
     /// One instance serves a network namespace.
-    #[error("another offrampd serves this network namespace")]
+    #[error("another offrampd serves this network namespace: stop it first")]
     Busy,
+    /// The pins with this name are another namespace's.
+    #[error(
+        "the instance {0} serves another network namespace: choose another name with --instance, \
+         or end that one and remove it with `offrampd --uninstall --instance {0}`"
+    )]
+    Elsewhere(String),
     /// The lock that tells instances apart cannot be taken.
     #[error("cannot lock {path}")]
     Lock {
@@ -109,7 +115,11 @@ impl Capture {
         {
             return Err(StartError::Missing(missing));
         }
-        let claim = Claim::take()?;
+        let own = netns_cookie().map_err(StartError::Sockets)?;
+        let claim = Claim::take(own)?;
+        if Maps::pinned_for(&pins(config)).is_some_and(|cookie| cookie != own) {
+            return Err(StartError::Elsewhere(config.instance.clone()));
+        }
         let path = config.runtime.join("netns");
         let failed = |source| StartError::Namespace {
             path: path.clone(),
@@ -321,7 +331,10 @@ impl Capture {
     /// Removes what an earlier run left on the machine, without a daemon. Apps that are still labelled go direct
     /// from here on.
     pub async fn uninstall(config: &Config) -> Result<(), StartError> {
-        let _claim = Claim::take()?;
+        let own = netns_cookie().map_err(StartError::Sockets)?;
+        let of = Maps::pinned_for(&pins(config)).unwrap_or(own);
+        // A daemon that is alive holds the lock of its namespace.
+        let _claim = Claim::take(of)?;
         let path = config.runtime.join("netns");
         let failed = |source| StartError::Namespace {
             path: path.clone(),
@@ -394,8 +407,7 @@ struct Claim {
 }
 
 impl Claim {
-    fn take() -> Result<Self, StartError> {
-        let cookie = netns_cookie().map_err(StartError::Sockets)?;
+    fn take(cookie: u64) -> Result<Self, StartError> {
         let path = PathBuf::from(format!("/run/offramp-{cookie}.lock"));
         let failed = |source| StartError::Lock {
             path: path.clone(),

@@ -158,6 +158,13 @@ impl Maps {
         })
     }
 
+    /// The cookie of the network namespace that pins were made for; none where there are none.
+    pub(crate) fn pinned_for(pins: &Path) -> Option<u64> {
+        let settings = MapHandle::from_pinned_path(pins.join("settings")).ok()?;
+        let settings: types::settings = get(&settings, "settings", &0u32).ok()??;
+        (settings.netns_cookie != 0).then_some(settings.netns_cookie)
+    }
+
     pub(crate) fn settings(&self) -> Result<types::settings, MapError> {
         Ok(get(&self.settings, "settings", &0u32)?.unwrap_or_default())
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use offramp_control::{Code, Refusal, RunRequest};
-use offramp_rules::{Layer, ProfileId, UnavailableAction};
+use offramp_rules::{Layer, ProfileId, State, UnavailableAction};
 use offramp_upstream::State as UpstreamState;
 
 use super::Desk;
@@ -128,12 +128,18 @@ impl Desk {
                 "{profile} is switched off: connections are refused until `offramp on`"
             )];
         }
+        if active.state() == State::Connecting {
+            return vec![format!(
+                "{profile} is still connecting to {}: connections wait for up to 5 s, then they are refused",
+                active.server()
+            )];
+        }
         let Some(reason) = active.reason() else {
             return Vec::new();
         };
         let state = active.state();
         let so = match active.profile.rules.unavailable {
-            _ if state == offramp_rules::State::Reasserting => "it is being reached again",
+            _ if state == State::Reasserting => "it is being reached again",
             UnavailableAction::Drop => "connections are refused until it is back",
             UnavailableAction::Direct => "connections go out directly until it is back",
         };
@@ -141,13 +147,13 @@ impl Desk {
     }
 }
 
-fn word(state: offramp_rules::State) -> &'static str {
+fn word(state: State) -> &'static str {
     match state {
-        offramp_rules::State::Connected => "connected",
-        offramp_rules::State::Connecting => "connecting",
-        offramp_rules::State::Reasserting => "reconnecting",
-        offramp_rules::State::Off => "switched off",
-        offramp_rules::State::Disconnected(_) => "disconnected",
+        State::Connected => "connected",
+        State::Connecting => "connecting",
+        State::Reasserting => "reconnecting",
+        State::Off => "switched off",
+        State::Disconnected(_) => "disconnected",
     }
 }
 

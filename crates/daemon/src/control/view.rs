@@ -105,7 +105,7 @@ impl Desk {
             } else {
                 Some("it is switched off".into())
             },
-            server,
+            server: server.or_else(|| active.map(|active| active.server())),
             protocol,
             udp,
             apps: own.count() as u64,

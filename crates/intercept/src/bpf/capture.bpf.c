@@ -340,7 +340,8 @@ int take_census(struct bpf_iter__task *ctx)
 	__u64 one = 1;
 	__u64 *tasks;
 
-	if (!task)
+	/* One that waits for its parent to take note of its end sends nothing any more. */
+	if (!task || task->exit_state)
 		return 0;
 	label = bpf_task_storage_get(&labels, task, 0, 0);
 	if (!label)

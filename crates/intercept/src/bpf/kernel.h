@@ -16,6 +16,7 @@ struct cred {
 struct task_struct {
 	struct task_struct *group_leader;
 	int tgid;
+	int exit_state;
 	const struct cred *cred;
 };
 
