@@ -23,5 +23,5 @@ pub use host::{Host, User};
 pub use lab::Lab;
 pub use origin::{Origin, Seen, port};
 pub use process::{Finished, Running, wait_until};
-pub use product::{Daemon, Gateway, PROFILE, binary};
+pub use product::{Daemon, Gateway, Held, PROFILE, binary};
 pub use servers::{Names, Postgres, Shell};

@@ -1,10 +1,13 @@
 //! The product in the lab: its daemon, its gateway, and programs under it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use libbpf_rs::{MapCore, MapHandle, MapType};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -46,8 +49,9 @@ pub fn binary(name: &str) -> PathBuf {
 pub struct Gateway {
     server: Running,
     /// Who signed its certificate.
-    pub authority: Authority,
+    pub authority: Arc<Authority>,
     line: Vec<String>,
+    port: u16,
 }
 
 impl Gateway {
@@ -72,15 +76,31 @@ impl Gateway {
     ) -> Self {
         let text = |path: &Path| path.display().to_string();
         let mut line = vec![text(&binary("offramp-gateway"))];
-        line.extend(["--listen".to_owned(), format!("[::]:{}", GATEWAY.port())]);
+        line.extend(["--listen".to_owned(), listen(GATEWAY.port())]);
         line.extend(["--certificate".to_owned(), text(&identity.certificate)]);
         line.extend(["--key".to_owned(), text(&identity.key)]);
         line.extend(arguments.iter().map(ToString::to_string));
-        let server = serve(lab.proxy(), &line);
+        let server = serve(lab.proxy(), &line, GATEWAY.port());
         Self {
             server,
-            authority,
+            authority: Arc::new(authority),
             line,
+            port: GATEWAY.port(),
+        }
+    }
+
+    /// Starts another gateway beside this one, at another port with the same arguments.
+    pub fn another(&self, lab: &Lab, port: u16) -> Self {
+        let mut line = self.line.clone();
+        let own = listen(self.port);
+        for argument in line.iter_mut().filter(|argument| **argument == own) {
+            *argument = listen(port);
+        }
+        Self {
+            server: serve(lab.proxy(), &line, port),
+            authority: Arc::clone(&self.authority),
+            line,
+            port,
         }
     }
 
@@ -100,15 +120,19 @@ impl Gateway {
     /// Starts it again with the same arguments.
     pub fn start_again(&mut self, lab: &Lab) {
         self.stop();
-        self.server = serve(lab.proxy(), &self.line);
+        self.server = serve(lab.proxy(), &self.line, self.port);
     }
 }
 
-fn serve(host: &Host, line: &[String]) -> Running {
+fn listen(port: u16) -> String {
+    format!("[::]:{port}")
+}
+
+fn serve(host: &Host, line: &[String], port: u16) -> Running {
     let mut command = host.command(&line[0]);
     command.args(&line[1..]);
     let server = Running::start(command).stop_with(Signal::SIGTERM);
-    crate::servers::wait_for_port(host, GATEWAY.port());
+    crate::servers::wait_for_port(host, port);
     server
 }
 
@@ -274,6 +298,42 @@ impl<'lab> Daemon<'lab> {
         Running::start(command).finish(LIMIT)
     }
 
+    /// What the daemon says of itself, as JSON.
+    #[track_caller]
+    pub fn status(&self) -> Value {
+        let said = self.offramp(&["status", "--json"]);
+        serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said}"))
+    }
+
+    /// One of the daemon's counters.
+    #[track_caller]
+    pub fn counter(&self, name: &str) -> u64 {
+        let status = self.status();
+        let count = status["counters"][name].as_u64();
+        count.unwrap_or_else(|| panic!("no counter {name}: {status}"))
+    }
+
+    /// How many entries each of the pinned kernel maps has that grow with apps and flows.
+    pub fn map_entries(&self) -> BTreeMap<String, usize> {
+        let client = self.lab.client().holder();
+        let pins = format!("/proc/{client}/root/sys/fs/bpf/offramp/{}", self.instance);
+        let mut entries = BTreeMap::new();
+        for pin in std::fs::read_dir(&pins).expect("the daemon has pins") {
+            let pin = pin.expect("the daemon has pins");
+            let Ok(map) = MapHandle::from_pinned_path(pin.path()) else {
+                continue;
+            };
+            if matches!(
+                map.map_type(),
+                MapType::Hash | MapType::LruHash | MapType::LpmTrie
+            ) {
+                let name = pin.file_name().to_string_lossy().into_owned();
+                entries.insert(name, map.keys().count());
+            }
+        }
+        entries
+    }
+
     /// The path of the control socket.
     pub fn socket(&self) -> PathBuf {
         self.directory.join("runtime/control.sock")
@@ -307,6 +367,36 @@ impl<'lab> Daemon<'lab> {
         let mut command = self.command_as(User::Root, line[0]);
         command.args(&line[1..]);
         Running::start(command)
+    }
+}
+
+/// A managed TCP flow that stays open until a test wants to know whether it still works.
+#[derive(Debug)]
+pub struct Held(Running);
+
+impl Held {
+    /// Opens a flow to an echo server of the origin; returns when it has been used.
+    pub fn open(daemon: &Daemon<'_>, target: &str) -> Self {
+        let seen = || daemon.lab.servers().seen().len();
+        let before = seen();
+        let mut command =
+            daemon.command_as(User::Root, &binary("offramp-probe").display().to_string());
+        command
+            .args(["open", "1", target])
+            .stdin(std::process::Stdio::piped());
+        let mut running = Running::start(command);
+        wait_until("the flow arrives", LIMIT, || {
+            seen() > before || !running.is_running()
+        });
+        Self(running)
+    }
+
+    /// Uses it once more and says whether that went well.
+    pub fn works(mut self) -> bool {
+        std::io::Write::write_all(&mut self.0.input(), b"go\n").expect("the probe waits for it");
+        let said = self.0.finish(LIMIT).success();
+        assert!(said.starts_with("open 1 {}\n"), "{said}");
+        said.contains("working 1 {}")
     }
 }
 

@@ -1,6 +1,6 @@
 //! Lookups of managed apps: answered on the machine, whoever they ask; excluded names as before.
 
-use offramp_tests::addresses::{DNS, GATEWAY, ORIGIN};
+use offramp_tests::addresses::{DNS, GATEWAY, ORIGIN, PROXY6};
 use offramp_tests::{Daemon, Gateway, Lab, wait_until};
 
 fn dig(daemon: &Daemon<'_>, arguments: &[&str]) -> String {
@@ -165,4 +165,25 @@ fn a_name_goes_to_the_gateway_as_a_name() {
     assert!(asked("10.90.2.2") && !asked("10.90.1.2"), "{queries:?}");
     let said = daemon.run(&["curl", "-sS", "--max-time", "10", "http://nowhere.test/"]);
     said.failure();
+}
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn an_origin_with_ipv6_alone() {
+    let lab = Lab::new();
+    let _gateway = Gateway::start(&lab);
+    let daemon = Daemon::start(&lab);
+    let ca = lab.authority().certificate().display().to_string();
+    // The name goes to the gateway, so it does not matter which family the app takes.
+    for family in ["-4", "-6"] {
+        let capture = lab.capture();
+        let line = ["curl", "-sS", family, "--cacert", &ca, "https://v6.test/"];
+        let said = daemon.run(&line).success();
+        assert!(said.contains("peer=[fd00:90:2::2]:"), "{family}: {said}");
+        capture.packets().assert_only_gateway();
+    }
+    lab.servers().assert_seen_only(&[PROXY6.into()]);
+    lab.client()
+        .run(&["curl", "-sS", "-4", "http://v6.test/"])
+        .failure();
 }

@@ -1,8 +1,9 @@
 //! Many flows: none fails that would not fail direct, and what they used comes back.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use offramp_tests::addresses::target;
 use offramp_tests::{Daemon, Gateway, Lab, Running, User, binary, port, wait_until};
@@ -52,6 +53,25 @@ fn wait_for_rest(daemon: &mut Daemon<'_>, gateway: &Gateway, before: [usize; 2])
     });
 }
 
+/// Waits until the kernel's maps hold no more than they held.
+fn wait_for_maps(daemon: &Daemon<'_>, before: &BTreeMap<String, usize>) {
+    assert!(before.contains_key("identities"), "{before:?}");
+    let mut now = before.clone();
+    let end = Instant::now() + Duration::from_secs(90);
+    let more = |now: &BTreeMap<String, usize>| {
+        now.iter()
+            .any(|(map, count)| *count > before.get(map).copied().unwrap_or(0) + 16)
+    };
+    loop {
+        now.clone_from(&daemon.map_entries());
+        if !more(&now) {
+            return;
+        }
+        assert!(Instant::now() < end, "before {before:?}, after {now:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
 #[test]
 #[ignore = "needs root and BPF: run scripts/test"]
 fn ten_thousand_flows_at_once() {
@@ -64,6 +84,7 @@ fn ten_thousand_flows_at_once() {
         .run(&[&program, "short", "100", &targets()[0]])
         .success();
     let before = [descriptors(id), descriptors(gateway.id())];
+    let entries_before = daemon.map_entries();
     let memory_before = memory(id);
     for round in 0..2 {
         let mut command = daemon.command_as(User::Root, &program);
@@ -88,6 +109,7 @@ fn ten_thousand_flows_at_once() {
         lab.servers()
             .assert_seen_only(&["10.90.2.2".parse().expect("an address")]);
         wait_for_rest(&mut daemon, &gateway, before);
+        wait_for_maps(&daemon, &entries_before);
     }
     let after = memory(id);
     assert!(
@@ -108,6 +130,7 @@ fn two_hundred_thousand_short_flows() {
         .run(&[&program, "short", "1000", &targets()[0]])
         .success();
     let before = [descriptors(id), descriptors(gateway.id())];
+    let entries_before = daemon.map_entries();
     let memory_before = memory(id);
     let run = |mut command: std::process::Command| {
         command.args(["short", &SHORT.to_string()]).args(targets());
@@ -118,6 +141,7 @@ fn two_hundred_thousand_short_flows() {
     assert_eq!(managed, direct);
     assert_eq!(managed, format!("done {SHORT} {{}}\n"));
     wait_for_rest(&mut daemon, &gateway, before);
+    wait_for_maps(&daemon, &entries_before);
     let after = memory(id);
     assert!(
         after < memory_before + 64,
