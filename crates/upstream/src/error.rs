@@ -160,6 +160,8 @@ pub enum CertificateProblem {
     OtherName(String),
     /// Its authority took it back.
     Revoked,
+    /// It is one of an authority (`CA:TRUE`), as openssl makes them where nothing else is asked.
+    Authority,
     /// Anything else, in the verifier's words.
     Unusable(String),
 }
@@ -184,6 +186,10 @@ impl fmt::Display for CertificateProblem {
                 "it is for {names}: use one of these names, or set the TLS server name"
             ),
             Self::Revoked => f.write_str("it was revoked: the server needs a new one"),
+            Self::Authority => f.write_str(
+                "it is an authority's (CA:TRUE), not a server's: make it with \
+                 `-addext basicConstraints=critical,CA:FALSE`",
+            ),
             Self::Unusable(reason) => write!(f, "{reason}: the server needs another one"),
         }
     }

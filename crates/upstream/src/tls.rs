@@ -116,6 +116,10 @@ fn problem(reason: &CertificateError) -> CertificateProblem {
             CertificateProblem::OtherName(names(presented))
         }
         CertificateError::Revoked => CertificateProblem::Revoked,
+        // rustls has no variant of its own for it.
+        CertificateError::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+            CertificateProblem::Authority
+        }
         other => CertificateProblem::Unusable(other.to_string()),
     }
 }

@@ -143,6 +143,15 @@ async fn bad_certificates_are_told_with_what_to_do() {
             "the certificate of one was not accepted for proxy.test: \
              it is for other.test: use one of these names, or set the TLS server name",
         ),
+        (
+            Identity::with(&["h2"], |params| {
+                params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            }),
+            None,
+            "the certificate of one was not accepted for proxy.test: \
+             it is an authority's (CA:TRUE), not a server's: make it with \
+             `-addext basicConstraints=critical,CA:FALSE`",
+        ),
     ] {
         limited(async {
             let proxy = echo_on(0, &identity).await;
