@@ -152,11 +152,13 @@ fn a_switch_that_cannot_be_kept() {
     let _gateway = Gateway::start(&lab);
     let daemon = Daemon::start(&lab);
     let state = daemon.directory().join("state").display().to_string();
+    let held = Held::open(&daemon, ECHO);
     lab.client()
         .sh(&format!("mount -t tmpfs -o ro tmpfs {state}"));
     let said = daemon.offramp(&["off", "--profile", PROFILE]);
     assert!(!said.status.success(), "{said}");
     assert!(said.stderr.contains(&state), "{said}");
+    assert!(held.works(), "a flow was cut by what did not happen");
     let curl = ["curl", "-sS", "http://203.0.113.11/"];
     assert!(daemon.run(&curl).success().contains("peer=10.90.2.2:"));
     lab.client().sh(&format!("umount {state}"));

@@ -226,7 +226,8 @@ fn other_protocols_are_refused() {
     let daemon = Daemon::start(&lab);
     let sockets = "import socket as s, sys
 for family, kind, protocol in [(s.AF_INET, s.SOCK_RAW, 1), (s.AF_INET6, s.SOCK_RAW, 58),
-        (s.AF_INET, s.SOCK_DGRAM, 1), (s.AF_INET, s.SOCK_DGRAM, 136), (s.AF_INET, s.SOCK_STREAM, 132)]:
+        (s.AF_INET, s.SOCK_DGRAM, 1), (s.AF_INET, s.SOCK_DGRAM, 136), (s.AF_INET, s.SOCK_STREAM, 132),
+        (s.AF_PACKET, s.SOCK_RAW, 0)]:
     try:
         s.socket(family, kind, protocol)
         print('open', family, kind, protocol)
@@ -235,7 +236,7 @@ for family, kind, protocol in [(s.AF_INET, s.SOCK_RAW, 1), (s.AF_INET6, s.SOCK_R
     let capture = lab.capture();
     let said = daemon.run(&["/usr/bin/python3", "-c", sockets]).success();
     assert!(
-        !said.contains("open") && said.lines().count() == 5,
+        !said.contains("open") && said.lines().count() == 6,
         "{said}"
     );
     capture.packets().assert_only_gateway();

@@ -59,7 +59,7 @@ pub struct ProfileStatus {
     /// Why it is in this state, in plain words.
     #[serde(default)]
     pub reason: Option<String>,
-    /// The URL of the upstream in use, without credentials.
+    /// The name of the server in use, or of the first one while none is.
     #[serde(default)]
     pub server: Option<String>,
     /// The protocol spoken to it, such as `h2`.

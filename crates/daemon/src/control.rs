@@ -135,10 +135,7 @@ impl Api for Desk {
                 off.insert(id.clone())
             };
             if was {
-                changed.push(id.to_string());
-                if !request.on {
-                    active.link().cut();
-                }
+                changed.push(active);
             }
         }
         if let Some(wanted) = &request.profile
@@ -158,7 +155,13 @@ impl Api for Desk {
         })?;
         self.shared.set_off(off);
         self.shared.publish().await;
-        Ok(SwitchAnswer { changed })
+        if !request.on {
+            changed.iter().for_each(|active| active.link().cut());
+        }
+        let changed = changed.iter().map(|active| active.profile.id().to_string());
+        Ok(SwitchAnswer {
+            changed: changed.collect(),
+        })
     }
 
     async fn profiles(&self, peer: &Peer) -> Result<Vec<ProfileStatus>, Refusal> {

@@ -47,7 +47,7 @@ pub async fn run(
         .with_context(|| format!("cannot write into the folder {}", config.runtime.display()))?;
     let synthetic_v6 = state
         .synthetic_v6()
-        .context("cannot choose the synthetic IPv6 block")?;
+        .with_context(|| format!("cannot write the state folder {}", config.state.display()))?;
     let (capture, sockets) = match Capture::start(&config.capture()).await {
         Ok(started) => started,
         Err(error) => return Err(anyhow::Error::new(error).context("cannot capture")),

@@ -65,11 +65,17 @@ impl Desk {
                 format!("cannot capture: {}", crate::chain(error)),
             )
         };
-        if threads(peer.pid) != Some(1) {
-            return Err(Refusal::new(
-                Code::BadRequest,
-                "the asking process has several threads",
-            ));
+        match threads(peer.pid) {
+            Some(1) => {}
+            Some(_) => {
+                let message = "the asking process has several threads";
+                return Err(Refusal::new(Code::BadRequest, message));
+            }
+            None => {
+                let message = "the asking process cannot be seen from here";
+                return Err(Refusal::new(Code::BadRequest, message)
+                    .hint("ask from the process-id namespace of the daemon"));
+            }
         }
         let known = self
             .shared
