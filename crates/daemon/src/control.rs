@@ -74,8 +74,7 @@ impl Api for Desk {
                 ));
             }
             Some(server) => {
-                let made = self.shared.ephemeral();
-                if made.values().filter(|run| run.uid == peer.uid).count() >= RUNS {
+                if self.running(peer.uid) >= RUNS {
                     let message = format!("{RUNS} commands with a server of their own are running");
                     return Err(Refusal::new(Code::LimitReached, message)
                         .hint("install a profile and use `offramp run --profile`"));

@@ -52,6 +52,20 @@ impl Desk {
         }
     }
 
+    /// How many commands with a server of their own a user has running.
+    pub(super) fn running(&self, uid: u32) -> usize {
+        let (classes, made) = (self.shared.classes(), self.shared.ephemeral());
+        let apps = self.shared.capture.apps().unwrap_or_default();
+        let own = |class| {
+            classes
+                .get(class)
+                .is_some_and(|profile| made.contains_key(profile))
+        };
+        apps.iter()
+            .filter(|(_, class, owner, _)| *owner == uid && own(class))
+            .count()
+    }
+
     /// Labels the asking process. To be called with `changing` held.
     pub(super) async fn label(
         &self,
