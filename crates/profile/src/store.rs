@@ -103,6 +103,12 @@ fn holder(
     };
     // Of several, the last is the one in force.
     for path in names.iter().rev().map(|name| directory.join(name)) {
+        // Any of those that may not be read may be it.
+        if let Err(e) = std::fs::File::open(&path)
+            && e.kind() == ErrorKind::PermissionDenied
+        {
+            return Err(failure(&path, "cannot be read", &e));
+        }
         // A bad file that is named after the profile is the profile's.
         let Ok(profiles) = read_file(&path, layer) else {
             if path.file_stem().is_some_and(|stem| stem == identifier) {
