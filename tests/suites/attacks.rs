@@ -268,34 +268,46 @@ fn a_socket_that_outlives_its_run_is_nobodys() {
     }
 }
 
-/// Tells which port its flow has and closes it.
-const SPEAKER: &str = "import socket
+/// Ends its UDP flows and tells their ports to somebody at once.
+const SPEAKER: &str = "import socket, sys
+other = socket.socket(socket.AF_UNIX)
+other.connect(sys.argv[1])
+made = []
 for family, address in (socket.AF_INET, '203.0.113.10'), (socket.AF_INET6, '2001:db8::10'):
     udp = socket.socket(family, socket.SOCK_DGRAM)
     udp.settimeout(10)
     udp.sendto(b'mine', (address, 7))
     udp.recv(100)
-    print(udp.getsockname()[1])";
+    made.append(udp)
+ports = '%d %d' % tuple(udp.getsockname()[1] for udp in made)
+for udp in made:
+    udp.close()
+other.sendall(ports.encode())";
 
+/// Takes their place before the daemon can have forgotten them, and tries TCP, too.
 const THIEF: &str = "import socket, sys
-device = len(sys.argv) > 3
-for family, port, source, address in (
-        (socket.AF_INET, sys.argv[1], '198.18.0.1', '203.0.113.10'),
-        (socket.AF_INET6, sys.argv[2], '2001:2::1', '2001:db8::10')):
-    for kind, target in (socket.SOCK_DGRAM, 7), (socket.SOCK_STREAM, 2001), (socket.SOCK_STREAM, 7):
-        try:
-            thief = socket.socket(family, kind)
-            thief.settimeout(0.4)
-            if device:
-                thief.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'offramp0')
-            else:
-                thief.bind((source, int(port)))
-            thief.connect((address, target))
-            thief.send(b'stolen')
-            print('got', thief.recv(100))
-        except OSError as error:
-            print('failed', error)
-        thief.close()";
+door = socket.socket(socket.AF_UNIX)
+door.bind(sys.argv[1])
+door.listen()
+other, _ = door.accept()
+ways = []
+for kind, port in (socket.SOCK_DGRAM, 7), (socket.SOCK_STREAM, 2001), (socket.SOCK_STREAM, 7):
+    for number, family, source, address in ((0, socket.AF_INET, '198.18.0.1', '203.0.113.10'),
+                                            (1, socket.AF_INET6, '2001:2::1', '2001:db8::10')):
+        ways.append((socket.socket(family, kind), number, source, (address, port)))
+ports = other.recv(100).split()
+for thief, number, source, target in ways:
+    try:
+        thief.settimeout(0.4)
+        if sys.argv[2] == 'device':
+            thief.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'offramp0')
+        thief.bind((source, int(ports[number])))
+        thief.connect(target)
+        thief.send(b'stolen')
+        print('got', thief.recv(100))
+    except OSError as error:
+        print('failed', error)
+    thief.close()";
 
 #[test]
 #[ignore = "needs root and BPF: run scripts/test"]
@@ -303,30 +315,41 @@ fn a_flows_identity_cannot_be_taken_over() {
     let lab = Lab::new();
     let _gateway = Gateway::start(&lab);
     let daemon = Daemon::start(&lab);
-    for user in [User::Root, User::Nobody] {
-        let ports = python(
-            run(&lab, &daemon, User::Root, Way::Profile, PYTHON),
-            SPEAKER,
-        );
-        let ports = finish(ports).success();
-        let ports: Vec<_> = ports.lines().collect();
-        assert_eq!(ports.len(), 2, "{ports:?}");
+    let not_to = |target: SocketAddr| {
+        let seen = lab.servers().seen();
+        seen.iter().filter(|one| one.target != target).count()
+    };
+    let path = open_directory(&lab).join("door");
+    for (user, way) in [
+        (User::Root, "plain"),
+        (User::Root, "device"),
+        (User::Nobody, "plain"),
+    ] {
         lab.servers().forget();
         let capture = lab.capture();
-        for device in [None, Some("device")] {
-            let mut thief = python(lab.client().command_as(user, PYTHON), THIEF);
-            thief.args(&ports).args(device);
-            let said = finish(thief).success();
-            let failed = said.lines().all(|line| line.starts_with("failed "));
-            assert!(failed && said.lines().count() == 6, "{user:?}: {said}");
-        }
-        // A flow that comes later is the first that the origin sees.
+        let mut thief = python(lab.client().command_as(user, PYTHON), THIEF);
+        thief.arg(&path).arg(way);
+        let thief = Running::start(thief);
+        wait_until("the thief waits", LIMIT, || path.exists());
+        let app = run(&lab, &daemon, User::Root, Way::Profile, PYTHON);
+        let mut app = python(app, SPEAKER);
+        app.arg(&path);
+        finish(app).success();
+        let said = thief.finish(LIMIT).success();
+        let failed = said.lines().all(|line| line.starts_with("failed "));
+        assert!(failed && said.lines().count() == 6, "{user:?}: {said}");
+        std::fs::remove_file(&path).expect("the thief made it");
+        // What the thief sent would have come before a later flow; the app itself sent two.
         let plain = run(&lab, &daemon, User::Root, Way::Profile, &probe_path());
         let said = probe(plain, "udp", "203.0.113.11:7");
         assert!(said.contains(" ok "), "{said}");
         let target = "203.0.113.11:7".parse().expect("an address");
-        let seen = lab.servers().seen();
-        assert!(seen.iter().all(|one| one.target == target), "{seen:?}");
+        assert_eq!(
+            not_to(target),
+            2,
+            "{user:?}, {way}: {:?}",
+            lab.servers().seen()
+        );
         capture.packets().assert_only_gateway();
     }
 }
