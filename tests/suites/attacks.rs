@@ -671,9 +671,11 @@ sys.stdin.readline()"
     assert_works(&lab, &daemon, User::Root);
     drop(app);
     wait_until("the share is given back", LIMIT, || {
-        let plain = run(&lab, &daemon, User::Nobody, Way::Profile, &probe_path());
-        !probe(plain, "udp", &echo()).contains("failed")
+        profiles(&daemon.status())
+            .iter()
+            .all(|one| one["flows"] == 0)
     });
+    assert_works(&lab, &daemon, User::Nobody);
 }
 
 #[test]
