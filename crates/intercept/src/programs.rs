@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{Link, MapCore, OpenObject, Program, ProgramMut, libbpf_sys};
+use libbpf_rs::{Link, MapCore, MapHandle, OpenObject, Program, ProgramMut, libbpf_sys};
 
 #[expect(
     unsafe_code,
@@ -82,6 +82,9 @@ impl Loader {
             .open(object)
             .map_err(LoadError::Load)?;
         open.progs.on_connect_unix.set_autoload(connect_unix);
+        if let Some(bss) = open.maps.bss_data.as_mut() {
+            bss.strays_seen = has_strays(pins).into();
+        }
         for mut map in open.open_object_mut().maps_mut() {
             let path = pins.join(map.name());
             if is_shared(map.name()) && path.exists() {
@@ -148,7 +151,13 @@ impl Loader {
     }
 }
 
-/// Constants have a map of their own, `capture.rodata`, which belongs to one load of the programs.
+/// Whether an earlier run left processes whose label is kept in the map `strays`.
+fn has_strays(pins: &Path) -> bool {
+    MapHandle::from_pinned_path(pins.join("strays")).is_ok_and(|map| map.keys().next().is_some())
+}
+
+/// Constants and variables have maps of their own, `capture.rodata` and `capture.bss`, which belong
+/// to one load of the programs.
 fn is_shared(map: &OsStr) -> bool {
     !map.as_encoded_bytes().contains(&b'.')
 }
