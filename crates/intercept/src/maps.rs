@@ -277,7 +277,7 @@ impl Maps {
         delete(&self.apps, "apps", &app)
     }
 
-    /// The launches that still have tasks: number, class, user, tasks.
+    /// The launches that are not forgotten: number, class, user, tasks.
     pub(crate) fn apps(&self) -> Result<Vec<(u32, ClassId, u32, u64)>, MapError> {
         let mut found = Vec::new();
         for key in self.apps.keys() {
@@ -288,8 +288,13 @@ impl Maps {
                 continue;
             };
             let class = u16::try_from(entry.class).ok().and_then(ClassId::new);
-            if let (Some(class), Ok(tasks)) = (class, u64::try_from(entry.tasks)) {
-                found.push((app, class, entry.uid, tasks));
+            if let Some(class) = class {
+                found.push((
+                    app,
+                    class,
+                    entry.uid,
+                    u64::try_from(entry.tasks).unwrap_or(0),
+                ));
             }
         }
         Ok(found)
@@ -376,7 +381,8 @@ impl Maps {
             ("own", &self.own),
             ("resolvers", &self.resolvers),
         ]
-        .map(|(name, map)| (name, map.keys().count()))
+        // A key that goes while it is looked at begins the walk anew: the size bounds it.
+        .map(|(name, map)| (name, map.keys().take(map.max_entries() as usize).count()))
     }
 
     pub(crate) fn counter(&self, counter: Counter) -> u64 {
