@@ -57,9 +57,22 @@ impl Shared {
         let changed = fresh.rules != before.rules
             || fresh.loaded.profiles != before.loaded.profiles
             || fresh.loaded.problems != before.loaded.problems;
+        let decides_anew = fresh.rules != before.rules;
         self.policy.send_replace(Arc::new(fresh));
         self.publish().await;
+        if decides_anew {
+            self.disapprove_all().await;
+        }
         changed
+    }
+
+    /// What names resolved to under the rules before need not be excluded under those of now.
+    async fn disapprove_all(&self) {
+        for class in self.classes().into_keys() {
+            if let Err(error) = self.capture.disapprove_all(class).await {
+                tracing::error!(class = %class, error = crate::chain(&error), "excluded addresses not taken back");
+            }
+        }
     }
 
     /// Puts the profiles of `offramp run --server` in force as they are now.

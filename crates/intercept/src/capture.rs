@@ -174,7 +174,7 @@ impl Capture {
         self.maps.classes()
     }
 
-    /// The launches that have tasks: number, class, user, tasks.
+    /// The launches that are not forgotten: number, class, user, tasks.
     pub fn apps(&self) -> Result<Vec<(u32, ClassId, u32, u64)>, MapError> {
         self.maps.apps()
     }
@@ -192,7 +192,9 @@ impl Capture {
 
     /// Forgets a class that no task is labelled with any more.
     pub async fn remove_class(&self, id: ClassId) -> Result<(), StartError> {
-        self.classes.lock().await.remove(&id);
+        // Held to the end: an approval meanwhile would be the next class's.
+        let mut classes = self.classes.lock().await;
+        classes.remove(&id);
         self.approvals.lock().await.remove(&id);
         self.maps.clear_class(id)?;
         self.network.lock().await.tables().remove_class(id).await?;
@@ -203,9 +205,16 @@ impl Capture {
     }
 
     /// Lets a class reach `target` directly, beyond what [`Class::direct`] lists. Of too many the
-    /// oldest give way, and are relayed again.
+    /// oldest give way, and are relayed again. Does nothing for a class that is gone.
     pub async fn approve(&self, id: ClassId, target: IpAddr) -> Result<(), StartError> {
         let target = Prefix::host(target);
+        let classes = self.classes.lock().await;
+        if classes
+            .get(&id)
+            .is_none_or(|class| class.direct.contains(&target))
+        {
+            return Ok(());
+        }
         let mut approvals = self.approvals.lock().await;
         let of_class = approvals.entry(id).or_default();
         if of_class.contains(&target) {
@@ -222,6 +231,21 @@ impl Capture {
         self.maps.approve(id, target)?;
         network.tables().throw(id, target).await?;
         of_class.push_back(target);
+        Ok(())
+    }
+
+    /// Takes back all that [`Capture::approve`] gave this class.
+    pub async fn disapprove_all(&self, id: ClassId) -> Result<(), StartError> {
+        let mut approvals = self.approvals.lock().await;
+        let Some(of_class) = approvals.get_mut(&id) else {
+            return Ok(());
+        };
+        let network = self.network.lock().await;
+        while let Some(target) = of_class.front().copied() {
+            network.tables().unthrow(id, target).await?;
+            self.maps.disapprove(id, target)?;
+            of_class.pop_front();
+        }
         Ok(())
     }
 
@@ -377,6 +401,9 @@ impl Capture {
         };
         for target in wanted.difference(&known) {
             self.maps.approve(id, *target)?;
+        }
+        if let Some(singles) = self.approvals.lock().await.get_mut(&id) {
+            singles.retain(|single| !wanted.contains(single) && !known.contains(single));
         }
         let network = self.network.lock().await;
         for target in known.difference(&wanted) {
