@@ -14,6 +14,7 @@ use offramp_rules::{App, Decision, Host, ProfileId, Target, Verdict, World, deci
 use tokio::sync::{Notify, watch};
 
 use crate::Config;
+use crate::active::Link;
 use crate::budget::Budget;
 use crate::ephemeral::Ephemeral;
 use crate::flows::Flows;
@@ -125,7 +126,6 @@ impl Shared {
             tables: Mutex::new(Tables {
                 ephemeral,
                 off,
-
                 ..Tables::default()
             }),
         }
@@ -226,6 +226,15 @@ impl Shared {
         }
     }
 
+    /// The connections of a profile; none where it is gone or disabled.
+    pub(crate) fn link(&self, profile: &ProfileId) -> Option<Arc<Link>> {
+        let policy = self.policy();
+        policy
+            .active
+            .get(profile)
+            .map(|active| Arc::clone(active.link()))
+    }
+
     /// Whether `address` is this machine as a resolver.
     pub(crate) async fn is_own(&self, address: IpAddr) -> bool {
         address.is_loopback() || self.capture.survey().await.own.contains(&address)
@@ -283,7 +292,10 @@ impl Shared {
     }
 
     pub(crate) fn remove_ephemeral(&self, id: &ProfileId) -> bool {
-        self.tables().ephemeral.remove(id).is_some()
+        let mut tables = self.tables();
+        // Its name never comes again.
+        tables.off.remove(id);
+        tables.ephemeral.remove(id).is_some()
     }
 
     pub(crate) fn off(&self) -> BTreeSet<ProfileId> {

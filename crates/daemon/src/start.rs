@@ -222,14 +222,11 @@ fn begin(
     for listener in sockets.tcp {
         let (shared, work) = (Arc::clone(shared), work.clone());
         tasks.spawn(async move {
+            let stop = work.clone();
+            let handler =
+                move |stream, source| tcp::serve(Arc::clone(&shared), stream, source, stop.clone());
             // Flows that run may end by themselves within the drain; then they are cut.
-            let cut = CancellationToken::new();
-            let handler_cut = cut.clone();
-            let handler = move |stream, source| {
-                tcp::serve(Arc::clone(&shared), stream, source, handler_cut.clone())
-            };
             serve(listener, Limit::refuse(TCP_FLOWS), &work, DRAIN, handler).await;
-            drop(cut);
         });
     }
     tasks.spawn(keeper::beat(Arc::clone(shared), work.clone()));

@@ -23,7 +23,8 @@ const DNS_PORT: u16 = 53;
 /// How long a direct connection may take to open.
 const DIRECT_OPEN: Duration = Duration::from_secs(10);
 
-/// Serves one flow. Whatever goes wrong, the app sees a reset.
+/// Serves one flow. Whatever goes wrong, the app sees a reset. `stop` ends look-ups; flows end by
+/// themselves, or with their profile.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
     stream: TcpStream,
@@ -52,7 +53,7 @@ pub(crate) async fn serve(
         return;
     };
     let _ = stream.set_nodelay(true);
-    relay(&shared, stream, opened, &stop).await;
+    relay(&shared, stream, opened).await;
 }
 
 async fn look_up(
@@ -88,7 +89,9 @@ struct Opened {
     far: Far,
     guard: FlowGuard,
     _held: Option<offramp_dns::Held>,
-    link: Option<Arc<Link>>,
+    _link: Option<Arc<Link>>,
+    /// Ends the flow with those of its profile.
+    cut: CancellationToken,
 }
 
 enum Far {
@@ -105,43 +108,35 @@ async fn open(
 ) -> Option<Opened> {
     let wanted = shared.wanted(&app, target)?;
     let decision = shared.decide(&app, &wanted.target).await;
+    let profile = Shared::profile_of(&decision.verdict, &app);
+    let link = shared.link(&profile);
+    // Taken before the flow opens: what is cut meanwhile is not to run on.
+    let cut = link.as_ref().map(|link| link.flows()).unwrap_or_default();
     let guard = shared.flows.begin(Beginning {
         identity,
-        profile: Shared::profile_of(&decision.verdict, &app),
+        profile,
         protocol: Protocol::Tcp,
         source,
         target: wanted.target.clone(),
     });
-    let opened = match &decision.verdict {
-        Verdict::Relay(profile) => {
-            let policy = shared.policy();
-            let link = policy
-                .active
-                .get(profile)
-                .map(|active| Arc::clone(active.link()));
-            open_tunnel(link, &wanted.target, &guard).await
-        }
+    let far = match &decision.verdict {
+        Verdict::Relay(_) => open_tunnel(link.as_deref()?, &wanted.target, &guard).await,
         Verdict::Direct(_) => open_direct(&wanted.target, &guard).await,
         Verdict::Refuse(why) => {
             guard.failed(shared.explain(why));
             None
         }
     };
-    let (far, link) = opened?;
     Some(Opened {
-        far,
+        far: far?,
         guard,
         _held: wanted.held,
-        link,
+        _link: link,
+        cut,
     })
 }
 
-async fn open_tunnel(
-    link: Option<Arc<Link>>,
-    target: &Target,
-    guard: &FlowGuard,
-) -> Option<(Far, Option<Arc<Link>>)> {
-    let link = link?;
+async fn open_tunnel(link: &Link, target: &Target, guard: &FlowGuard) -> Option<Far> {
     let opened = match link.upstream() {
         Ok(upstream) => upstream.open_tcp(target).await,
         Err(reason) => {
@@ -152,7 +147,7 @@ async fn open_tunnel(
     match opened {
         Ok(tunnel) => {
             guard.opened(Way::Relay, Some(tunnel.server()));
-            Some((Far::Tunnel(tunnel), Some(link)))
+            Some(Far::Tunnel(tunnel))
         }
         Err(error) => {
             guard.failed(crate::chain(&error));
@@ -162,12 +157,12 @@ async fn open_tunnel(
 }
 
 /// Opened by the daemon for an app that its profile lets go direct while the upstream is away.
-async fn open_direct(target: &Target, guard: &FlowGuard) -> Option<(Far, Option<Arc<Link>>)> {
+async fn open_direct(target: &Target, guard: &FlowGuard) -> Option<Far> {
     match timeout(DIRECT_OPEN, connect(target)).await {
         Ok(Ok(stream)) => {
             let _ = stream.set_nodelay(true);
             guard.opened(Way::Direct, None);
-            Some((Far::Direct(stream), None))
+            Some(Far::Direct(stream))
         }
         Ok(Err(error)) => {
             guard.failed(error.to_string());
@@ -187,26 +182,16 @@ pub(crate) async fn connect(target: &Target) -> io::Result<TcpStream> {
     }
 }
 
-async fn relay(
-    shared: &Shared,
-    mut stream: TcpStream,
-    mut opened: Opened,
-    stop: &CancellationToken,
-) {
-    let stop = &opened
-        .link
-        .as_ref()
-        .map_or_else(|| stop.clone(), |link| link.flows());
+async fn relay(shared: &Shared, mut stream: TcpStream, mut opened: Opened) {
+    let stop = &opened.cut;
     let clean = match &mut opened.far {
         Far::Tunnel(tunnel) => pump(shared, &mut stream, tunnel, &opened.guard, stop).await,
         Far::Direct(direct) => pump(shared, &mut stream, direct, &opened.guard, stop).await,
     };
     if clean {
         linger(&stream, None);
-    } else {
-        if let Far::Direct(direct) = opened.far {
-            reset(direct);
-        }
+    } else if let Far::Direct(direct) = opened.far {
+        reset(direct);
     }
 }
 

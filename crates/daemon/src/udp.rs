@@ -200,24 +200,24 @@ struct Conversation {
 impl Conversation {
     async fn hold(mut self, app: App, wanted: crate::shared::Wanted) {
         let decision = self.shared.decide(&app, &wanted.target).await;
-        match &decision.verdict {
-            Verdict::Relay(profile) => {
-                let policy = self.shared.policy();
-                let Some(link) = policy
-                    .active
-                    .get(profile)
-                    .map(|active| Arc::clone(active.link()))
-                else {
-                    return;
-                };
-                self.relay(&link, &wanted.target).await;
-            }
-            Verdict::Direct(_) => self.direct(&wanted.target).await,
-            Verdict::Refuse(why) => self.guard.failed(self.shared.explain(why)),
+        let profile = Shared::profile_of(&decision.verdict, &app);
+        let link = self.shared.link(&profile);
+        // Taken before the flow opens: what is cut meanwhile is not to run on.
+        let cut = link.as_ref().map(|link| link.flows()).unwrap_or_default();
+        match (&decision.verdict, link) {
+            (Verdict::Relay(_), Some(link)) => self.relay(&link, &wanted.target, &cut).await,
+            (Verdict::Relay(_), None) => {}
+            (Verdict::Direct(_), _) => self.direct(&wanted.target, &cut).await,
+            (Verdict::Refuse(why), _) => self.guard.failed(self.shared.explain(why)),
         }
     }
 
-    async fn relay(&mut self, link: &Link, target: &offramp_rules::Target) {
+    async fn relay(
+        &mut self,
+        link: &Link,
+        target: &offramp_rules::Target,
+        cut: &CancellationToken,
+    ) {
         let opened = match link.upstream() {
             Ok(upstream) => upstream.open_udp(target).await,
             Err(reason) => return self.guard.failed(reason),
@@ -227,11 +227,10 @@ impl Conversation {
             Err(error) => return self.guard.failed(crate::chain(&error)),
         };
         self.guard.opened(Way::Relay, Some(tunnel.server()));
-        let stop = link.flows();
         let mut quiet_until = Instant::now() + IDLE;
         loop {
             tokio::select! {
-                () = stop.cancelled() => return self.guard.failed("stopped"),
+                () = cut.cancelled() => return self.guard.failed("stopped"),
                 sent = self.datagrams.recv() => match sent {
                     Some(payload) => {
                         self.count_sent(payload.len());
@@ -244,7 +243,7 @@ impl Conversation {
                     }
                 },
                 received = tunnel.recv() => match received {
-                    Some(payload) => if !self.deliver(&payload) { return },
+                    Some(payload) => self.deliver(&payload),
                     None => return self.guard.failed("the upstream ended the conversation"),
                 },
                 () = sleep_until(quiet_until) => return,
@@ -253,7 +252,7 @@ impl Conversation {
         }
     }
 
-    async fn direct(&mut self, target: &offramp_rules::Target) {
+    async fn direct(&mut self, target: &offramp_rules::Target, cut: &CancellationToken) {
         let Ok(socket) = direct_socket(target).await else {
             return self.guard.failed("the target cannot be reached directly");
         };
@@ -262,6 +261,7 @@ impl Conversation {
         let mut quiet_until = Instant::now() + IDLE;
         loop {
             tokio::select! {
+                () = cut.cancelled() => return self.guard.failed("stopped"),
                 sent = self.datagrams.recv() => match sent {
                     Some(payload) => {
                         self.count_sent(payload.len());
@@ -269,8 +269,9 @@ impl Conversation {
                     }
                     None => return,
                 },
-                received = socket.recv(&mut buffer) => if let Ok(length) = received
-                    && !self.deliver(&buffer[..length]) { return },
+                received = socket.recv(&mut buffer) => if let Ok(length) = received {
+                    self.deliver(&buffer[..length]);
+                },
                 () = sleep_until(quiet_until) => return,
             }
             quiet_until = Instant::now() + IDLE;
@@ -282,18 +283,13 @@ impl Conversation {
         sent.fetch_add(length as u64, std::sync::atomic::Ordering::Relaxed);
     }
 
-    /// Whether the app's socket is still there.
-    fn deliver(&self, payload: &[u8]) -> bool {
+    fn deliver(&self, payload: &[u8]) {
         let received = &self.guard.counters().received;
         received.fetch_add(payload.len() as u64, std::sync::atomic::Ordering::Relaxed);
-        match self.shared.replies.send(payload, self.target, self.source) {
-            // A refusal told of an earlier datagram, of whichever app: the socket's own end is
-            // told by the kernel programs.
-            Ok(()) => true,
-            Err(error) => {
-                tracing::debug!(error = %error, "datagram not delivered");
-                true
-            }
+        // An error may tell of an earlier datagram, of whichever app: the end of the socket is told
+        // by the kernel programs.
+        if let Err(error) = self.shared.replies.send(payload, self.target, self.source) {
+            tracing::debug!(error = %error, "datagram not delivered");
         }
     }
 }

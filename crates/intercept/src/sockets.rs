@@ -197,7 +197,7 @@ pub struct Replies {
 
 impl Replies {
     /// Sends `payload` as if `from` had. What the app's socket has no room for is lost, as on any
-    /// network; an error means that the app's socket is gone.
+    /// network; an error may be that of an earlier datagram, of whichever app.
     pub fn send(&self, payload: &[u8], from: SocketAddr, app: SocketAddr) -> io::Result<()> {
         let socket = self.socket(from)?;
         let slices = [IoSlice::new(payload)];
