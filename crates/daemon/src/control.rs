@@ -86,6 +86,8 @@ impl Api for Desk {
                         .map_err(|found| invalid(&[found]))?;
                 let id = ProfileId::new(&id);
                 self.shared.add_ephemeral(id.clone(), made);
+                // With a class from here on: it is swept away too where the client leaves meanwhile.
+                let _ = self.shared.class_for(&id);
                 self.shared.reload_ephemeral().await;
                 id
             }
