@@ -193,7 +193,12 @@ pub(super) async fn route_add(handle: &Handle, route: &Route) -> Result<(), Erro
 }
 
 pub(super) async fn route_delete(handle: &Handle, route: &Route) -> Result<(), Error> {
-    match handle.route().del(route.message()).execute().await {
+    remove(handle, route.message()).await
+}
+
+/// Removes a route as the kernel told of it; one that is gone is no error.
+pub(super) async fn remove(handle: &Handle, route: RouteMessage) -> Result<(), Error> {
+    match handle.route().del(route).execute().await {
         Err(error) if is(&error, libc::ESRCH) => Ok(()),
         result => result,
     }
@@ -301,6 +306,6 @@ pub(super) async fn rules(handle: &Handle, ipv6: bool) -> Result<Vec<RuleMessage
 }
 
 /// Whether the kernel answered with this errno.
-pub(super) fn is(error: &Error, errno: i32) -> bool {
+fn is(error: &Error, errno: i32) -> bool {
     matches!(error, Error::NetlinkError(message) if message.raw_code() == -errno)
 }

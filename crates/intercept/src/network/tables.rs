@@ -203,10 +203,7 @@ impl Tables {
 
     /// Removes every rule and route of ours, those of earlier runs too.
     pub(super) async fn stop(&self) -> Result<(), NetworkError> {
-        for ipv6 in [false, true] {
-            if ipv6 && !self.ipv6 {
-                continue;
-            }
+        for ipv6 in self.families([false, true]) {
             for rule in netlink::rules(&self.handle, ipv6)
                 .await
                 .doing(|| "list the routing rules".into())?
@@ -227,16 +224,10 @@ impl Tables {
     }
 
     async fn flush(&self) -> Result<(), Error> {
-        for ipv6 in [false, true] {
-            if ipv6 && !self.ipv6 {
-                continue;
-            }
+        for ipv6 in self.families([false, true]) {
             for route in netlink::all_routes(&self.handle, ipv6).await? {
                 if route.header.protocol == netlink::PROTOCOL {
-                    match self.handle.route().del(route).execute().await {
-                        Err(error) if netlink::is(&error, libc::ESRCH) => {}
-                        result => result?,
-                    }
+                    netlink::remove(&self.handle, route).await?;
                 }
             }
         }
@@ -266,12 +257,9 @@ impl Tables {
         for rule in self.mark_rules(class) {
             netlink::rule_delete(&self.handle, rule).await?;
         }
-        for ipv6 in [false, true] {
-            if ipv6 && !self.ipv6 {
-                continue;
-            }
+        for ipv6 in self.families([false, true]) {
             for route in netlink::routes(&self.handle, ipv6, table(class)).await? {
-                self.handle.route().del(route).execute().await?;
+                netlink::remove(&self.handle, route).await?;
             }
         }
         Ok(())
