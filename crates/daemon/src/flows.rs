@@ -187,6 +187,10 @@ impl FlowGuard {
         }
     }
 
+    pub(crate) fn was_opened(&self) -> bool {
+        self.record.state() != control::FlowState::Opening
+    }
+
     /// Why the flow was refused or broke; the first reason stays.
     pub(crate) fn failed(&self, reason: impl Into<String>) {
         let _ = self.record.error.set(reason.into());

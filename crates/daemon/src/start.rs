@@ -256,9 +256,8 @@ async fn wait(
                 shared.lifecycle.send_replace(Lifecycle::Ready);
             }
             Some(ended) = tasks.join_next() => {
-                if let Err(error) = ended {
-                    return Err(anyhow::Error::new(error).context("a part of the daemon broke"));
-                }
+                ended.context("a part of the daemon broke")?;
+                bail!("a part of the daemon ended by itself");
             }
         }
     }

@@ -25,6 +25,8 @@ const DNS_PORT: u16 = 53;
 const IDLE: Duration = Duration::from_secs(120);
 /// Datagrams that wait for a leg that is being opened or is slow.
 const QUEUE: usize = 128;
+/// How long a leg that was not opened swallows what its socket sends on.
+const REFUSED: Duration = Duration::from_secs(1);
 /// What a leg has taken is sent before it ends with its socket.
 const FLUSH: Duration = Duration::from_millis(200);
 
@@ -209,6 +211,11 @@ impl Conversation {
             (Verdict::Relay(_), None) => {}
             (Verdict::Direct(_), _) => self.direct(&wanted.target, &cut).await,
             (Verdict::Refuse(why), _) => self.guard.failed(self.shared.explain(why)),
+        }
+        if !self.guard.was_opened() {
+            // What the app sends meanwhile is part of this refusal, not of a new one each.
+            let refused = async { while self.datagrams.recv().await.is_some() {} };
+            let _ = timeout(REFUSED, refused).await;
         }
     }
 

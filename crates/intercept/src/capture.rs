@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,6 +120,16 @@ impl Capture {
         if Maps::pinned_for(&pins(config)).is_some_and(|cookie| cookie != own) {
             return Err(StartError::Elsewhere(config.instance.clone()));
         }
+        let is_first = !pins(config).exists();
+        let started = Self::build(config, claim).await;
+        if started.is_err() && is_first {
+            // Nobody was labelled yet: what has been added so far goes again.
+            let _ = Self::remove(config).await;
+        }
+        started
+    }
+
+    async fn build(config: &Config, claim: Claim) -> Result<(Self, Sockets), StartError> {
         let path = config.runtime.join("netns");
         let failed = |source| StartError::Namespace {
             path: path.clone(),
@@ -359,6 +369,10 @@ impl Capture {
         let of = Maps::pinned_for(&pins(config)).unwrap_or(own);
         // A daemon that is alive holds the lock of its namespace.
         let _claim = Claim::take(of)?;
+        Self::remove(config).await
+    }
+
+    async fn remove(config: &Config) -> Result<(), StartError> {
         let path = config.runtime.join("netns");
         let failed = |source| StartError::Namespace {
             path: path.clone(),
@@ -429,7 +443,7 @@ const STAND_IN_LOOPBACK: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0x53, 0, 0, 0, 1
 
 /// The lock of a network namespace, in a folder where only root can make files.
 struct Claim {
-    lock: Flock<File>,
+    _lock: Flock<File>,
     path: PathBuf,
 }
 
@@ -440,26 +454,33 @@ impl Claim {
             path: path.clone(),
             source,
         };
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&path)
-            .map_err(failed)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self { lock, path }),
-            Err((_, Errno::EWOULDBLOCK)) => Err(StartError::Busy),
-            Err((_, errno)) => Err(failed(errno.into())),
+        // The daemon that held it may remove the file between our open and our lock.
+        for _ in 0..3 {
+            let file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(&path)
+                .map_err(failed)?;
+            let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => lock,
+                Err((_, Errno::EWOULDBLOCK)) => return Err(StartError::Busy),
+                Err((_, errno)) => return Err(failed(errno.into())),
+            };
+            let ours = lock.metadata().map_err(failed)?.ino();
+            if fs::metadata(&path).is_ok_and(|there| there.ino() == ours) {
+                return Ok(Self { _lock: lock, path });
+            }
         }
+        Err(StartError::Busy)
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
-        tracing::trace!(lock = ?self.lock, "lock given back");
     }
 }
 

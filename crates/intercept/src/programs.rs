@@ -205,14 +205,19 @@ fn renew(
         program: program.name().to_string_lossy().into_owned(),
         source,
     };
-    let mut link = attach(program).map_err(failed)?;
-    if path.exists() {
-        fs::remove_file(&path).map_err(|source| LoadError::Pins {
-            path: path.clone(),
-            source,
-        })?;
+    let unnamed = |source| LoadError::Pins {
+        path: path.clone(),
+        source,
+    };
+    // Pinned under another name first: at no moment is the hook without a program. bpffs takes no
+    // dots in names.
+    let fresh = pins.join(format!("{}_new", program.name().to_string_lossy()));
+    if fresh.exists() {
+        fs::remove_file(&fresh).map_err(unnamed)?;
     }
-    link.pin(&path).map_err(failed)
+    let mut link = attach(program).map_err(failed)?;
+    link.pin(&fresh).map_err(failed)?;
+    fs::rename(&fresh, &path).map_err(unnamed)
 }
 
 /// libbpf-rs has no call for this one yet (Linux 6.6).
