@@ -138,6 +138,19 @@ fn off_and_on() {
     });
 }
 
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn a_removed_profile() {
+    let lab = Lab::new();
+    let _gateway = Gateway::start(&lab);
+    let daemon = Daemon::start(&lab);
+    let held = Held::open(&daemon, ECHO);
+    let config = daemon.config("").display().to_string();
+    let remove = ["profile", "remove", "--config", &config, PROFILE];
+    daemon.offramp(&remove).success();
+    assert!(!held.works(), "a flow of a profile that is gone");
+}
+
 #[track_caller]
 fn assert_refused(daemon: &Daemon<'_>, curl: &[&str]) {
     let said = daemon.run(curl);

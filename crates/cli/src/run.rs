@@ -153,6 +153,8 @@ fn with_choice(failure: Failure, socket: &Path) -> Failure {
     };
     let names: Vec<_> = profiles
         .iter()
+        // Those are of commands that run.
+        .filter(|profile| profile.layer != "run")
         .map(|profile| output::clean(&profile.identifier))
         .collect();
     let hint = if names.is_empty() {

@@ -147,7 +147,10 @@ impl Api for Desk {
                 format!("there is no enabled profile {wanted}"),
             ));
         }
-        self.state.set_off(&off).map_err(|error| {
+        // What a command made ends with it.
+        let lasting = off.iter().filter(|id| policy.loaded.find(id).is_some());
+        let lasting = lasting.cloned().collect();
+        self.state.set_off(&lasting).map_err(|error| {
             let folder = self.shared.config.state.display();
             Refusal::new(
                 Code::Unavailable,

@@ -63,6 +63,15 @@ impl Shared {
         if decides_anew {
             self.disapprove_all().await;
         }
+        let now = self.policy();
+        for (id, gone) in before
+            .active
+            .iter()
+            .filter(|(id, _)| !now.active.contains_key(id))
+        {
+            tracing::debug!(profile = %id, "flows of a profile that is gone are cut");
+            gone.link().cut();
+        }
         changed
     }
 

@@ -40,7 +40,7 @@ const PING_IDLE: Duration = Duration::from_secs(30);
 /// Without an answer, or any byte, for so long a connection is dead.
 const PONG: Duration = Duration::from_secs(20);
 /// The same after the network has changed.
-const PONG_HURRY: Duration = Duration::from_secs(3);
+const PONG_HURRY: Duration = Duration::from_secs(10);
 /// Without an answer for so long no new stream is opened on it until one comes.
 const DOUBT: Duration = Duration::from_secs(2);
 

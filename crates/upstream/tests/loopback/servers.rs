@@ -232,7 +232,7 @@ async fn a_probe_leaves_a_connection_that_does_not_answer() {
         assert!(began.elapsed() < Duration::from_secs(1));
         let error = old.read(&mut [0; 1]).await.unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-        assert!(began.elapsed() < Duration::from_secs(5));
+        assert!(began.elapsed() < Duration::from_secs(15));
         let state = running.upstream.state().borrow().clone();
         assert!(matches!(state, State::Connected { .. }), "{state:?}");
     })
