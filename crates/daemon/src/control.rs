@@ -233,7 +233,7 @@ impl Api for Desk {
     }
 
     async fn doctor(&self, peer: &Peer) -> Result<Vec<Check>, Refusal> {
-        Ok(doctor::examine(&self.shared, self.visible(peer)).await)
+        Ok(doctor::examine(&self.shared, self.visible(peer), peer.is_root()).await)
     }
 
     async fn reload(&self, peer: &Peer) -> Result<ReloadAnswer, Refusal> {

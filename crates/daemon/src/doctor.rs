@@ -7,7 +7,12 @@ use offramp_intercept::{Conflict, Counter, DEVICE};
 
 use crate::shared::Shared;
 
-pub(crate) async fn examine(shared: &Shared, profiles: Vec<ProfileStatus>) -> Vec<Check> {
+/// The files and counts of the whole machine are told to root alone.
+pub(crate) async fn examine(
+    shared: &Shared,
+    profiles: Vec<ProfileStatus>,
+    is_root: bool,
+) -> Vec<Check> {
     let mut checks: Vec<_> = offramp_intercept::requirements(Path::new("/sys/fs/bpf"))
         .into_iter()
         .map(|found| Check {
@@ -24,8 +29,10 @@ pub(crate) async fn examine(shared: &Shared, profiles: Vec<ProfileStatus>) -> Ve
     checks.push(device());
     checks.push(rules(shared).await);
     checks.push(ipv6(shared).await);
-    checks.push(dropped(shared));
-    checks.push(configuration(shared));
+    if is_root {
+        checks.push(dropped(shared));
+        checks.push(configuration(shared));
+    }
     checks.extend(profiles.iter().map(profile));
     checks
 }

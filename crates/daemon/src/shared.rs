@@ -74,7 +74,9 @@ pub(crate) struct Counts {
     pub(crate) unknown_names: AtomicU64,
     /// Look-ups that were answered.
     pub(crate) lookups: AtomicU64,
-    /// Datagrams that found a queue full.
+    /// TCP flows that were reset because their user has as many as one may have.
+    pub(crate) over_budget: AtomicU64,
+    /// Datagrams that found a queue full, or their user's budget used up.
     pub(crate) dropped_datagrams: AtomicU64,
 }
 

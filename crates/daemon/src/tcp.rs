@@ -39,11 +39,11 @@ pub(crate) async fn serve(
     let Some(identity) = shared.capture.identify_tcp(source, target) else {
         return Counts::add(&shared.counts.unidentified);
     };
-    let (Some(app), Some(_share)) = (
-        shared.app(identity.class, identity.uid),
-        shared.tcp_flows.take(identity.uid),
-    ) else {
+    let Some(app) = shared.app(identity.class, identity.uid) else {
         return;
+    };
+    let Some(_share) = shared.tcp_flows.take(identity.uid) else {
+        return Counts::add(&shared.counts.over_budget);
     };
     if target.port() == DNS_PORT {
         return look_up(&shared, stream, target, identity, app, &stop).await;

@@ -128,6 +128,7 @@ impl Desk {
             ("unidentified", &counts.unidentified),
             ("unknown_names", &counts.unknown_names),
             ("lookups", &counts.lookups),
+            ("over_budget", &counts.over_budget),
             ("dropped_datagrams", &counts.dropped_datagrams),
         ];
         let own = own.map(|(name, count)| (name.to_owned(), count.load(Ordering::Relaxed)));
