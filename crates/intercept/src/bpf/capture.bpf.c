@@ -314,7 +314,8 @@ int BPF_PROG(leave, struct task_struct *task)
 	struct event *event;
 	struct app *app;
 
-	if (strays_seen && task == task->group_leader)
+	/* With the last thread, which need not be the leader. */
+	if (strays_seen && task->signal->live.counter == 0)
 		bpf_map_delete_elem(&strays, &process);
 	if (!label)
 		return 0;

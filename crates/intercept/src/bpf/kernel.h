@@ -13,8 +13,17 @@ struct cred {
 	kuid_t euid;
 };
 
+typedef struct {
+	int counter;
+} atomic_t;
+
+struct signal_struct {
+	atomic_t live;
+};
+
 struct task_struct {
 	struct task_struct *group_leader;
+	struct signal_struct *signal;
 	int tgid;
 	int exit_state;
 	const struct cred *cred;
