@@ -1,21 +1,20 @@
 //! Keeps the kernel programs told: states, exclusions, networks, what has ended.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use offramp_intercept::{Class, ClassId, Event};
-use offramp_rules::{App, Host, ProfileId, Target, Verdict, Why, World, decide, direct_routes};
+use offramp_rules::{App, ProfileId, Target, Verdict, Why, World, decide, direct_routes};
 use tokio::sync::broadcast;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::ephemeral;
 use crate::policy::{Policy, Sources};
-use crate::shared::Shared;
+use crate::shared::{ANYWHERE, Shared};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often it is counted which launches have tasks left.
@@ -127,9 +126,8 @@ fn shape(profile: &ProfileId, policy: &Policy, world: &World) -> Class {
         wrapper: Some(profile.clone()),
         ..App::default()
     };
-    // A target that no list of exclusions has: reserved for future use (RFC 1112 section 4).
     let anywhere = Target {
-        host: Host::Address(IpAddr::from([240, 0, 0, 1])),
+        host: ANYWHERE,
         port: 443,
     };
     let verdict = decide(&policy.rules, &app, &anywhere, world).verdict;

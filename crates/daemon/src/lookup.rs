@@ -8,11 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use offramp_dns::{Lookup, Responder, Way, exchange_tcp};
 use offramp_intercept::ClassId;
-use offramp_rules::{App, DomainName, Host, Target, Verdict, Why, decide_name};
+use offramp_rules::{App, DomainName, Target, Verdict, Why, decide_name};
 
 use crate::active::Link;
 use crate::policy::Book;
-use crate::shared::{Counts, Shared};
+use crate::shared::{ANYWHERE, Counts, Shared};
 
 /// How long the resolver that the app named may take, before the upstream's own is asked.
 const NAMED_RESOLVER: Duration = Duration::from_secs(4);
@@ -53,7 +53,7 @@ impl AppLookup {
 
     /// The connections that the app's flows take, whatever the target.
     async fn link(&self) -> io::Result<Arc<Link>> {
-        let host = Host::Address(IpAddr::from([240, 0, 0, 1]));
+        let host = ANYWHERE;
         let decision = self
             .shared
             .decide(&self.app, &Target { host, port: 53 })

@@ -1,7 +1,7 @@
 //! What the daemon's tasks share.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -27,6 +27,10 @@ const HOLD: Duration = Duration::from_secs(5);
 pub(crate) const TCP_FLOWS: usize = 65_536;
 const UDP_LEGS: usize = 32_768;
 const LOOKUPS: usize = 4096;
+
+/// A target that no list of exclusions has, which stands for any other: reserved for future use
+/// (RFC 1112 section 4).
+pub(crate) const ANYWHERE: Host = Host::Address(IpAddr::V4(Ipv4Addr::new(240, 0, 0, 1)));
 
 /// One for the whole daemon.
 pub(crate) struct Shared {

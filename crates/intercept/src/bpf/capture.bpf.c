@@ -641,6 +641,22 @@ static __always_inline int refuse(int error)
 	return 0;
 }
 
+static __always_inline void read_ipv6(struct bpf_sock_addr *ctx, __be32 *a)
+{
+	a[0] = ctx->user_ip6[0];
+	a[1] = ctx->user_ip6[1];
+	a[2] = ctx->user_ip6[2];
+	a[3] = ctx->user_ip6[3];
+}
+
+static __always_inline void write_ipv6(struct bpf_sock_addr *ctx, const __be32 *a)
+{
+	ctx->user_ip6[0] = a[0];
+	ctx->user_ip6[1] = a[1];
+	ctx->user_ip6[2] = a[2];
+	ctx->user_ip6[3] = a[3];
+}
+
 static __always_inline int on_ipv4(struct bpf_sock_addr *ctx)
 {
 	struct label *label = current_label();
@@ -666,19 +682,12 @@ static __always_inline int on_ipv6(struct bpf_sock_addr *ctx)
 
 	if (!label)
 		return 1;
-	a[0] = ctx->user_ip6[0];
-	a[1] = ctx->user_ip6[1];
-	a[2] = ctx->user_ip6[2];
-	a[3] = ctx->user_ip6[3];
+	read_ipv6(ctx, a);
 	error = judge(ctx, label, a);
 	if (error)
 		return refuse(error);
-	if (a[3] != ctx->user_ip6[3] || a[0] != ctx->user_ip6[0]) {
-		ctx->user_ip6[0] = a[0];
-		ctx->user_ip6[1] = a[1];
-		ctx->user_ip6[2] = a[2];
-		ctx->user_ip6[3] = a[3];
-	}
+	if (a[3] != ctx->user_ip6[3] || a[0] != ctx->user_ip6[0])
+		write_ipv6(ctx, a);
 	return 1;
 }
 
@@ -756,16 +765,9 @@ static __always_inline int tell_ipv6(struct bpf_sock_addr *ctx)
 
 	if (ctx->user_port != bpf_htons(DNS_PORT) || !current_label())
 		return 1;
-	a[0] = ctx->user_ip6[0];
-	a[1] = ctx->user_ip6[1];
-	a[2] = ctx->user_ip6[2];
-	a[3] = ctx->user_ip6[3];
-	if (from_stand_in(a)) {
-		ctx->user_ip6[0] = a[0];
-		ctx->user_ip6[1] = a[1];
-		ctx->user_ip6[2] = a[2];
-		ctx->user_ip6[3] = a[3];
-	}
+	read_ipv6(ctx, a);
+	if (from_stand_in(a))
+		write_ipv6(ctx, a);
 	return 1;
 }
 
