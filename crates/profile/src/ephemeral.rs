@@ -69,6 +69,8 @@ pub fn ephemeral(id: &str, url: &str, anchors_pem: Option<Vec<u8>>) -> Result<Pr
             excluded_routes: Vec::new(),
             exclude_local_networks: false,
             unavailable: UnavailableAction::Drop,
+            owner: None,
+            overlays: Default::default(),
         },
     })
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use offramp_profile::{Profile, read, schema};
 use offramp_rules::{
-    App, DomainName, Host, Layer, ProfileId, Profiles, Reason, State, Target, World, decide,
+    Claims, DomainName, Host, Layer, ProfileId, Profiles, Reason, State, Target, World, decide,
 };
 use serde::Deserialize;
 
@@ -55,9 +55,9 @@ fn check(file: &str, profiles: &[Profile], expected: &Expected) {
     for profile in profiles {
         world.set_state(profile.id().clone(), state(expected.state.as_deref()));
     }
-    let app = App {
+    let app = Claims {
         wrapper: expected.app.as_deref().map(ProfileId::new),
-        ..App::default()
+        ..Claims::default()
     };
     let rules = Profiles::new(profiles.iter().map(|profile| profile.rules.clone()));
     let decision = decide(&rules, &app, &target(&expected.target), &world);

@@ -1,7 +1,7 @@
 mod display;
 
 use crate::{
-    App, DomainName, Host, Identity, Prefix, Profile, ProfileId, Profiles, Reason, RouteSet, State,
+    Claims, DomainName, Host, Prefix, Profile, ProfileId, Profiles, Reason, RouteSet, State,
     Target, UnavailableAction, World,
 };
 
@@ -37,6 +37,8 @@ pub enum Why {
     Unmanaged,
     /// The claiming profile excludes the target.
     Excluded(ProfileId, Exclusion),
+    /// The claiming profile's rules are for other names alone (`MatchDomains`).
+    OtherDomain(ProfileId),
     /// The claiming profile is not needed on this network.
     OnDemand(ProfileId),
     /// The claiming profile is not connected; its `UnavailableAction` chose the verdict.
@@ -83,6 +85,8 @@ pub enum Outcome {
     Disabled,
     /// None of its rules names the app.
     NoRule,
+    /// It claims the app for other names alone (`MatchDomains`): the next one is asked.
+    OtherDomain,
     /// It claims the app and excludes the target: the next one is asked.
     Excluded(Exclusion),
     /// It claims the app and is not needed on this network: the next one is asked.
@@ -93,34 +97,42 @@ pub enum Outcome {
     NotConnected(State, UnavailableAction),
 }
 
-/// Decides what happens to a flow of `app` to `target`. Never fails, and depends on nothing but
+/// Decides what happens to a flow to `target` of an app with these claims. Never fails, and depends on nothing but
 /// its arguments.
-pub fn decide(profiles: &Profiles, app: &App, target: &Target, world: &World) -> Decision {
-    decide_host(profiles, app, &target.host, world)
+pub fn decide(profiles: &Profiles, claims: &Claims, target: &Target, world: &World) -> Decision {
+    decide_host(profiles, claims, &target.host, world)
 }
 
-/// Decides which way a name is for `app`, for the answer to a lookup: a directly reachable name
+/// Decides which way a name is for an app with these claims, for the answer to a lookup: a directly reachable name
 /// gets the system's answer, any other one an address that stands for the name.
-pub fn decide_name(profiles: &Profiles, app: &App, name: &DomainName, world: &World) -> Decision {
-    decide_host(profiles, app, &Host::Name(name.clone()), world)
+pub fn decide_name(
+    profiles: &Profiles,
+    claims: &Claims,
+    name: &DomainName,
+    world: &World,
+) -> Decision {
+    decide_host(profiles, claims, &Host::Name(name.clone()), world)
 }
 
-/// The addresses that `app` reaches directly, whatever the state of its upstreams: what a class
-/// has as `throw` routes. Loopback is not listed; it is direct before any route.
-pub fn direct_routes(profiles: &Profiles, app: &App, world: &World) -> RouteSet {
-    if not_in_force(profiles, app).is_some() {
+/// The addresses that an app with these claims reaches directly, whatever the state of its
+/// upstreams: what a class has as `throw` routes. Loopback is not listed; it is direct before any
+/// route. A rule for some names alone (`MatchDomains`) claims no address, only what stands for a
+/// name.
+pub fn direct_routes(profiles: &Profiles, claims: &Claims, world: &World) -> RouteSet {
+    if not_in_force(profiles, claims).is_some() {
         return RouteSet::default();
     }
     profiles
         .iter()
-        .filter(|profile| profile.enabled && claim(profile, app).is_some())
+        .filter(|profile| profile.enabled)
+        .filter(|profile| claims.of(profile).any(|rule| rule.domains == [&[], &[]]))
         .filter(|profile| world.state(&profile.id) != State::Disconnected(Reason::OnDemand))
         .fold(RouteSet::everything(), |direct, profile| {
-            direct.intersection(&excluded_routes(profile, world))
+            direct.intersection(&excluded_routes(profile, claims, world))
         })
 }
 
-fn decide_host(profiles: &Profiles, app: &App, host: &Host, world: &World) -> Decision {
+fn decide_host(profiles: &Profiles, claims: &Claims, host: &Host, world: &World) -> Decision {
     let mut steps = Vec::new();
     if is_loopback(host) {
         let verdict = Verdict::Direct(Why::Loopback);
@@ -128,7 +140,7 @@ fn decide_host(profiles: &Profiles, app: &App, host: &Host, world: &World) -> De
     }
     let mut passed = None;
     for profile in profiles.iter() {
-        let (rule, outcome) = ask(profile, app, host, world);
+        let (rule, outcome) = ask(profile, claims, host, world);
         let verdict = verdict_of(profile, &outcome, &mut passed);
         steps.push(Step {
             profile: profile.id.clone(),
@@ -139,7 +151,7 @@ fn decide_host(profiles: &Profiles, app: &App, host: &Host, world: &World) -> De
             return Decision { verdict, steps };
         }
     }
-    let verdict = match (not_in_force(profiles, app), passed) {
+    let verdict = match (not_in_force(profiles, claims), passed) {
         (Some(id), _) => Verdict::Refuse(Why::NotInForce(id.clone())),
         (None, passed) => Verdict::Direct(passed.unwrap_or(Why::Unmanaged)),
     };
@@ -147,20 +159,42 @@ fn decide_host(profiles: &Profiles, app: &App, host: &Host, world: &World) -> De
 }
 
 /// What one profile says, and the rule by which it claims the app.
-fn ask(profile: &Profile, app: &App, host: &Host, world: &World) -> (Option<String>, Outcome) {
+fn ask(
+    profile: &Profile,
+    claims: &Claims,
+    host: &Host,
+    world: &World,
+) -> (Option<String>, Outcome) {
     if !profile.enabled {
         return (None, Outcome::Disabled);
     }
-    let Some(rule) = claim(profile, app) else {
+    let mut claiming = claims.of(profile).peekable();
+    if claiming.peek().is_none() {
         return (None, Outcome::NoRule);
+    }
+    let Some(rule) = claiming.find(|rule| rule.domains.iter().all(|list| admit(list, host))) else {
+        return (None, Outcome::OtherDomain);
     };
-    let outcome = match (exclusion(profile, host, world), world.state(&profile.id)) {
+    let own = profile.for_user(claims.user);
+    let outcome = match (
+        exclusion(profile, claims, host, world),
+        world.state(&profile.id),
+    ) {
         (Some(exclusion), _) => Outcome::Excluded(exclusion),
         (None, State::Disconnected(Reason::OnDemand)) => Outcome::OnDemand,
         (None, State::Connected | State::Reasserting) => Outcome::Relay,
-        (None, state) => Outcome::NotConnected(state, profile.unavailable),
+        (None, state) => Outcome::NotConnected(state, own.unavailable()),
     };
-    (Some(rule), outcome)
+    (Some(rule.name), outcome)
+}
+
+/// Whether a rule that is for these names is for `host`; empty: it is for all.
+fn admit(domains: &[DomainName], host: &Host) -> bool {
+    match host {
+        _ if domains.is_empty() => true,
+        Host::Name(name) => domains.iter().any(|suffix| name.is_within(suffix)),
+        Host::Address(_) => false,
+    }
 }
 
 /// The verdict that an outcome settles; where the next profile is asked, notes why it `passed`.
@@ -168,6 +202,10 @@ fn verdict_of(profile: &Profile, outcome: &Outcome, passed: &mut Option<Why>) ->
     let id = || profile.id.clone();
     match outcome {
         Outcome::Disabled | Outcome::NoRule => None,
+        Outcome::OtherDomain => {
+            passed.get_or_insert_with(|| Why::OtherDomain(id()));
+            None
+        }
         Outcome::Excluded(exclusion) => {
             passed.get_or_insert_with(|| Why::Excluded(id(), exclusion.clone()));
             None
@@ -186,38 +224,27 @@ fn verdict_of(profile: &Profile, outcome: &Outcome, passed: &mut Option<Why>) ->
     }
 }
 
-/// The `Identifier` of the rule by which a profile claims an app.
-fn claim(profile: &Profile, app: &App) -> Option<String> {
-    let implied = Identity::Wrapper(profile.id.clone());
-    profile
-        .rules
-        .iter()
-        .find(|rule| rule.identity.matches(app))
-        .map(|rule| rule.identifier.clone())
-        .or_else(|| implied.matches(app).then(|| implied.to_string()))
-}
-
 /// The profile that the app was started under, if it claims nothing now. Such an app was promised
 /// that it would not go out by itself.
-fn not_in_force<'a>(profiles: &Profiles, app: &'a App) -> Option<&'a ProfileId> {
-    let wrapper = app.wrapper.as_ref()?;
+fn not_in_force<'a>(profiles: &Profiles, claims: &'a Claims) -> Option<&'a ProfileId> {
+    let wrapper = claims.wrapper.as_ref()?;
     let in_force = profiles.find(wrapper).is_some_and(|found| found.enabled);
     (!in_force).then_some(wrapper)
 }
 
-fn exclusion(profile: &Profile, host: &Host, world: &World) -> Option<Exclusion> {
+fn exclusion(profile: &Profile, claims: &Claims, host: &Host, world: &World) -> Option<Exclusion> {
+    let own = profile.for_user(claims.user);
     match host {
-        Host::Name(name) => profile
-            .excluded_domains
-            .iter()
+        Host::Name(name) => own
+            .excluded_domains()
             .filter(|suffix| name.is_within(suffix))
             .max_by_key(|suffix| suffix.as_str().len())
             .map(|suffix| Exclusion::Domain(suffix.clone())),
         Host::Address(address) => {
-            let routes: RouteSet = profile.excluded_routes.iter().copied().collect();
+            let routes: RouteSet = own.excluded_routes().collect();
             let local = || {
-                let known = profile
-                    .exclude_local_networks
+                let known = own
+                    .exclude_local_networks()
                     .then(|| world.local_networks())?;
                 known.longest(*address).map(Exclusion::LocalNetwork)
             };
@@ -229,17 +256,13 @@ fn exclusion(profile: &Profile, host: &Host, world: &World) -> Option<Exclusion>
     }
 }
 
-fn excluded_routes(profile: &Profile, world: &World) -> RouteSet {
-    let local = match profile.exclude_local_networks {
+fn excluded_routes(profile: &Profile, claims: &Claims, world: &World) -> RouteSet {
+    let own = profile.for_user(claims.user);
+    let local = match own.exclude_local_networks() {
         true => world.local_networks().normalised(),
         false => Vec::new(),
     };
-    profile
-        .excluded_routes
-        .iter()
-        .copied()
-        .chain(local)
-        .collect()
+    own.excluded_routes().chain(local).collect()
 }
 
 fn is_loopback(host: &Host) -> bool {

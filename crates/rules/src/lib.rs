@@ -2,22 +2,36 @@
 //!
 //! Pure: no I/O, no clock, no async runtime. Start with [`Target`] and [`Verdict`].
 
+mod app;
+mod candidates;
+mod cgroup;
+mod claims;
 mod decide;
+mod identity;
 mod name;
 mod prefix;
 mod profile;
+mod requirement;
 mod routes;
+mod rule;
 mod target;
+mod user;
 mod world;
 
+pub use app::{App, Bundle, Program, User};
+pub use candidates::{Candidates, candidates};
+pub use cgroup::Cgroup;
+pub use claims::{Claim, Claims, Finding, Found, claims, examine, is_settled};
 pub use decide::{
     Decision, Exclusion, Outcome, Step, Verdict, Why, decide, decide_name, direct_routes,
 };
+pub use identity::{Glob, Identity, InvalidIdentity};
 pub use name::{DomainName, InvalidName};
 pub use prefix::{InvalidPrefix, Prefix};
-pub use profile::{
-    App, Identity, InvalidIdentity, Layer, Profile, Profiles, Rule, UnavailableAction,
-};
+pub use profile::{Layer, Overlay, Profile, Profiles, UnavailableAction};
+pub use requirement::{InvalidRequirement, Requirement};
 pub use routes::RouteSet;
+pub use rule::{Mismatch, Rule};
 pub use target::{Host, ProfileId, Protocol, Target};
+pub use user::{InvalidUser, UserCondition};
 pub use world::{Reason, State, World};

@@ -1,8 +1,7 @@
+use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
-use std::str::FromStr;
 
-use crate::{DomainName, Prefix, ProfileId};
+use crate::{DomainName, Prefix, ProfileId, Rule};
 
 /// Where a profile comes from; an earlier layer goes before a later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,77 +27,6 @@ impl fmt::Display for Layer {
     }
 }
 
-/// What is known about a process that opens flows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct App {
-    /// The profile of the `offramp run` that started it or one of its ancestors.
-    pub wrapper: Option<ProfileId>,
-    /// The real user id.
-    pub uid: u32,
-    /// The executable, where it is known.
-    pub executable: Option<PathBuf>,
-}
-
-/// One entry of a profile that names an app.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rule {
-    /// What people call the entry; the identity as text where the profile gives no other name.
-    pub identifier: String,
-    /// Which apps it names.
-    pub identity: Identity,
-}
-
-/// What makes a process the app that a rule names; its text is a `SigningIdentifier`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Identity {
-    /// `wrapper:ID`: started by `offramp run --profile ID`, or a descendant of such a process.
-    Wrapper(ProfileId),
-}
-
-impl Identity {
-    /// Whether `app` has this identity.
-    pub fn matches(&self, app: &App) -> bool {
-        match self {
-            Identity::Wrapper(profile) => app.wrapper.as_ref() == Some(profile),
-        }
-    }
-}
-
-/// Why a text is not an [`Identity`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidIdentity {
-    /// Nothing stands behind the colon.
-    #[error("nothing is named behind {0}:")]
-    Empty(String),
-    /// A kind that rules cannot name.
-    #[error("apps cannot be named by {0}:")]
-    UnknownKind(String),
-    /// No `KIND:` in front.
-    #[error("the kind is missing: write wrapper:NAME")]
-    NoKind,
-}
-
-impl FromStr for Identity {
-    type Err = InvalidIdentity;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.split_once(':') {
-            None => Err(InvalidIdentity::NoKind),
-            Some((kind, "")) => Err(InvalidIdentity::Empty(kind.to_owned())),
-            Some(("wrapper", id)) => Ok(Identity::Wrapper(ProfileId::new(id))),
-            Some((kind, _)) => Err(InvalidIdentity::UnknownKind(kind.to_owned())),
-        }
-    }
-}
-
-impl fmt::Display for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Identity::Wrapper(profile) => write!(f, "wrapper:{profile}"),
-        }
-    }
-}
-
 /// What happens to the flows of a profile that is not connected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum UnavailableAction {
@@ -118,6 +46,8 @@ pub struct Profile {
     pub order: u32,
     /// Its name, which no other profile in force has; the last part of the order.
     pub id: ProfileId,
+    /// The user whose processes alone it may claim: whose it is. None: everybody's.
+    pub owner: Option<u32>,
     /// Whether it claims apps at all.
     pub enabled: bool,
     /// The apps it claims, besides `wrapper:` and its own name, which every profile has.
@@ -130,6 +60,67 @@ pub struct Profile {
     pub exclude_local_networks: bool,
     /// What happens while it is not connected.
     pub unavailable: UnavailableAction,
+    /// What users have changed for their own processes, by user id.
+    pub overlays: BTreeMap<u32, Overlay>,
+}
+
+/// What a user may change of a profile that is not the user's, where it allows that.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Overlay {
+    /// More names that go directly.
+    pub excluded_domains: Vec<DomainName>,
+    /// More blocks that go directly.
+    pub excluded_routes: Vec<Prefix>,
+    /// Takes the place of the profile's.
+    pub exclude_local_networks: Option<bool>,
+    /// Takes the place of the profile's.
+    pub unavailable: Option<UnavailableAction>,
+}
+
+impl Profile {
+    /// What goes directly and what happens while it is not connected, for the processes of `user`.
+    pub(crate) fn for_user(&self, user: Option<u32>) -> ForUser<'_> {
+        ForUser {
+            profile: self,
+            overlay: user.and_then(|user| self.overlays.get(&user)),
+        }
+    }
+}
+
+/// A profile with the changes of one user.
+pub(crate) struct ForUser<'a> {
+    profile: &'a Profile,
+    overlay: Option<&'a Overlay>,
+}
+
+impl<'a> ForUser<'a> {
+    pub(crate) fn excluded_domains(&self) -> impl Iterator<Item = &'a DomainName> {
+        let more = self
+            .overlay
+            .iter()
+            .flat_map(|overlay| &overlay.excluded_domains);
+        self.profile.excluded_domains.iter().chain(more)
+    }
+
+    pub(crate) fn excluded_routes(&self) -> impl Iterator<Item = Prefix> {
+        let more = self
+            .overlay
+            .iter()
+            .flat_map(|overlay| &overlay.excluded_routes);
+        self.profile.excluded_routes.iter().chain(more).copied()
+    }
+
+    pub(crate) fn exclude_local_networks(&self) -> bool {
+        let own = self
+            .overlay
+            .and_then(|overlay| overlay.exclude_local_networks);
+        own.unwrap_or(self.profile.exclude_local_networks)
+    }
+
+    pub(crate) fn unavailable(&self) -> UnavailableAction {
+        let own = self.overlay.and_then(|overlay| overlay.unavailable);
+        own.unwrap_or(self.profile.unavailable)
+    }
 }
 
 /// The profiles in force, in the order in which they are asked: layer, `Order`, `Identifier`.

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use offramp_rules::{
-    App, DomainName, Exclusion, Host, Identity, Layer, Outcome, Prefix, Profile, ProfileId,
+    App, Claims, DomainName, Exclusion, Host, Identity, Layer, Outcome, Prefix, Profile, ProfileId,
     Profiles, Reason, RouteSet, Rule, State, Target, UnavailableAction, Verdict, Why, World,
     decide, decide_name, direct_routes,
 };
@@ -90,12 +90,15 @@ fn profile() -> impl Strategy<Value = Profile> {
         )
 }
 
-fn app() -> impl Strategy<Value = App> {
-    (prop::option::weighted(0.9, id()), 0..3u32).prop_map(|(wrapper, uid)| App {
+fn app() -> impl Strategy<Value = Claims> {
+    prop::option::weighted(0.9, id()).prop_map(under)
+}
+
+fn under(wrapper: Option<ProfileId>) -> Claims {
+    Claims {
         wrapper,
-        uid,
-        executable: Some(PathBuf::from("/usr/bin/curl")),
-    })
+        ..Claims::default()
+    }
 }
 
 fn world() -> impl Strategy<Value = World> {

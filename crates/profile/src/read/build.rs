@@ -18,6 +18,8 @@ pub(super) fn build(value: &Value<'_>, layer: Layer, source: &Source) -> Result<
         layer,
         order: payload.order.unwrap_or(1000),
         id: ProfileId::new(&written.identifier),
+        owner: None,
+        overlays: Default::default(),
         enabled: payload.enabled.unwrap_or(true),
         rules: each(payload.app_rules, rule)?,
         excluded_domains: each(payload.excluded_domains, |text| {
@@ -85,7 +87,7 @@ fn rule(written: written::AppRule) -> Result<Rule, Fault> {
     let identifier = written.identifier.unwrap_or(written.signing_identifier);
     Ok(Rule {
         identifier,
-        identity,
+        ..Rule::new(identity)
     })
 }
 

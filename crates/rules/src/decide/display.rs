@@ -19,6 +19,9 @@ impl fmt::Display for Why {
             Why::Loopback => f.write_str("the target is this machine"),
             Why::Unmanaged => f.write_str("no profile claims the app"),
             Why::Excluded(profile, exclusion) => write!(f, "{profile} excludes {exclusion}"),
+            Why::OtherDomain(profile) => {
+                write!(f, "{profile} claims the app for other names alone")
+            }
             Why::OnDemand(profile) => write!(f, "{profile} is not needed on this network"),
             Why::NotConnected(profile, state) => write!(f, "{profile} is {state}"),
             Why::NotInForce(profile) => write!(f, "{profile} is disabled or gone"),
@@ -45,6 +48,9 @@ impl fmt::Display for Step {
         match &self.outcome {
             Outcome::Disabled => f.write_str("disabled"),
             Outcome::NoRule => f.write_str("no rule names the app"),
+            Outcome::OtherDomain => {
+                f.write_str("claims the app for other names alone (MatchDomains)")
+            }
             Outcome::Excluded(exclusion) => write!(f, "excludes {exclusion}"),
             Outcome::OnDemand => f.write_str("not needed on this network"),
             Outcome::Relay => f.write_str("relays"),

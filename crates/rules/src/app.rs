@@ -1,0 +1,100 @@
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::{Cgroup, ProfileId};
+
+/// What is known about a process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct App {
+    /// The profile of the `offramp run` that started it or one of its ancestors.
+    pub wrapper: Option<ProfileId>,
+    /// Whose it is: the real user, with the groups.
+    pub user: User,
+    /// What it executes, the interpreter where it is a script.
+    pub executable: Option<Program>,
+    /// The script that the interpreter runs, where there is one.
+    pub script: Option<Program>,
+    /// Where it is in the tree of control groups.
+    pub cgroup: Option<Cgroup>,
+    /// What it was installed as, as far as the control group does not tell.
+    pub bundles: BTreeSet<Bundle>,
+}
+
+impl App {
+    /// The executable and the script.
+    pub fn programs(&self) -> impl Iterator<Item = &Program> {
+        self.executable.iter().chain(&self.script)
+    }
+}
+
+/// The user of a process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct User {
+    /// The real user id.
+    pub id: u32,
+    /// The login name, where there is one.
+    pub name: Option<String>,
+    /// The ids of the groups, the primary one included.
+    pub groups: BTreeSet<u32>,
+    /// The names of these groups, where they have any.
+    pub group_names: BTreeSet<String>,
+}
+
+/// A file that is executed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Program {
+    /// The last part of the name under which it was executed, links resolved.
+    pub name: Option<String>,
+    /// Where it is, as the host sees it: absolute, links resolved. None where the host does not see
+    /// it there, as in a container or in memory alone.
+    pub path: Option<PathBuf>,
+    /// Those paths that rules name, or that their names are found at, which lead to this very file.
+    pub known_as: BTreeSet<PathBuf>,
+    /// The user whose file it is.
+    pub owner: Option<u32>,
+    /// The login name of that user, where there is one.
+    pub owner_name: Option<String>,
+    /// The SHA-256 of its content, where a rule asks for it.
+    pub sha256: Option<[u8; 32]>,
+}
+
+impl Program {
+    /// Whether `path` leads to this file.
+    pub fn is_at(&self, path: &Path) -> bool {
+        self.path.as_deref() == Some(path) || self.known_as.contains(path)
+    }
+
+    /// Whether it was executed under this name, or is the file that has this name.
+    pub fn is_named(&self, test: impl Fn(&str) -> bool) -> bool {
+        let known = self.known_as.iter().chain(&self.path);
+        self.name.iter().any(|name| test(name))
+            || known
+                .filter_map(|path| path.file_name()?.to_str())
+                .any(test)
+    }
+}
+
+/// What an app was installed as.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Bundle {
+    /// A Flatpak, by its id.
+    Flatpak(String),
+    /// A snap, by its name.
+    Snap(String),
+    /// A desktop entry, by its id: the name of the file without `.desktop`.
+    Desktop(String),
+}
+
+impl fmt::Display for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let program = self.script.as_ref().or(self.executable.as_ref());
+        let path = program.and_then(|program| program.path.as_ref());
+        let name = program.and_then(|program| program.name.as_ref());
+        match (path, name) {
+            (Some(path), _) => write!(f, "{}", path.display()),
+            (None, Some(name)) => f.write_str(name),
+            (None, None) => f.write_str("an unknown program"),
+        }
+    }
+}
