@@ -2,14 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
 
 use offramp_rules::{
     App, Claims, DomainName, Exclusion, Host, Identity, Layer, Outcome, Prefix, Profile, ProfileId,
     Profiles, Reason, RouteSet, Rule, State, Target, UnavailableAction, Verdict, Why, World,
-    decide, decide_name, direct_routes,
+    claims, decide, decide_name, direct_routes,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -66,7 +65,7 @@ fn profile() -> impl Strategy<Value = Profile> {
     );
     let rule = id().prop_map(|profile| Rule {
         identifier: format!("rule for {profile}"),
-        identity: Identity::Wrapper(profile),
+        ..Rule::new(Identity::Wrapper(profile))
     });
     (
         (layer, 1..4u32, id(), prop::bool::weighted(0.8)),
@@ -80,25 +79,27 @@ fn profile() -> impl Strategy<Value = Profile> {
                 layer: head.0,
                 order: head.1,
                 id: head.2,
+                owner: None,
                 enabled: head.3,
                 rules,
                 excluded_domains: excluded.0,
                 excluded_routes: excluded.1,
                 exclude_local_networks,
                 unavailable,
+                overlays: BTreeMap::new(),
             },
         )
 }
 
-fn app() -> impl Strategy<Value = Claims> {
-    prop::option::weighted(0.9, id()).prop_map(under)
+fn app() -> impl Strategy<Value = App> {
+    prop::option::weighted(0.9, id()).prop_map(|wrapper| App {
+        wrapper,
+        ..App::default()
+    })
 }
 
-fn under(wrapper: Option<ProfileId>) -> Claims {
-    Claims {
-        wrapper,
-        ..Claims::default()
-    }
+fn own(profiles: &Profiles, app: &App) -> Claims {
+    claims(profiles, app, &Claims::default())
 }
 
 fn world() -> impl Strategy<Value = World> {
@@ -145,14 +146,15 @@ proptest! {
         profiles in vec(profile(), 0..6), app in app(), host in host(), world in world(),
     ) {
         let profiles = Profiles::new(profiles);
+        let claims = own(&profiles, &app);
         let target = target(host.clone());
-        let decision = decide(&profiles, &app, &target, &world);
-        prop_assert_eq!(&decision, &decide(&profiles, &app, &target, &world));
+        let decision = decide(&profiles, &claims, &target, &world);
+        prop_assert_eq!(&decision, &decide(&profiles, &claims, &target, &world));
         for step in &decision.steps {
             prop_assert!(!step.to_string().is_empty());
         }
         if let Host::Name(name) = &host {
-            prop_assert_eq!(&decision, &decide_name(&profiles, &app, name, &world));
+            prop_assert_eq!(&decision, &decide_name(&profiles, &claims, name, &world));
         }
         if is_loopback(&host) {
             prop_assert_eq!(decision.verdict, Verdict::Direct(Why::Loopback));
@@ -173,7 +175,8 @@ proptest! {
         profiles in vec(profile(), 0..6), app in app(), host in host(), world in world(),
     ) {
         let profiles = Profiles::new(profiles);
-        let decision = decide(&profiles, &app, &target(host.clone()), &world);
+        let claims = own(&profiles, &app);
+        let decision = decide(&profiles, &claims, &target(host.clone()), &world);
         let (Verdict::Relay(id)
         | Verdict::Refuse(Why::NotConnected(id, _))
         | Verdict::Direct(Why::NotConnected(id, _))) = &decision.verdict
@@ -200,7 +203,8 @@ proptest! {
         profiles in vec(profile(), 0..6), app in app(), host in host(), world in world(),
     ) {
         let profiles = Profiles::new(profiles);
-        let decision = decide(&profiles, &app, &target(host), &world);
+        let claims = own(&profiles, &app);
+        let decision = decide(&profiles, &claims, &target(host), &world);
         match decision.verdict {
             Verdict::Relay(id) => prop_assert!(
                 matches!(world.state(&id), State::Connected | State::Reasserting)
@@ -215,7 +219,7 @@ proptest! {
             // Whoever was started under a profile goes out by one of its exclusions or not at all.
             Verdict::Direct(Why::Unmanaged) => prop_assert_eq!(&app.wrapper, &None),
             Verdict::Direct(Why::Loopback | Why::Excluded(..)) | Verdict::Refuse(_) => {}
-            Verdict::Direct(Why::NotInForce(_)) => prop_assert!(false),
+            Verdict::Direct(Why::NotInForce(_) | Why::OtherDomain(_)) => prop_assert!(false),
         }
     }
 
@@ -224,7 +228,8 @@ proptest! {
         profiles in vec(profile(), 1..6), app in app(), host in host(), world in world(),
     ) {
         let profiles = Profiles::new(profiles);
-        let decision = decide(&profiles, &app, &target(host), &world);
+        let claims = own(&profiles, &app);
+        let decision = decide(&profiles, &claims, &target(host), &world);
         let order: Vec<_> = profiles.iter().map(|profile| profile.id.clone()).collect();
         let asked: Vec<_> = decision.steps.iter().map(|step| step.profile.clone()).collect();
         prop_assert!(order.starts_with(&asked));
@@ -240,12 +245,13 @@ proptest! {
         profiles in vec(profile(), 0..6), app in app(), address in address(), world in world(),
     ) {
         let profiles = Profiles::new(profiles);
+        let claims = own(&profiles, &app);
         let host = Host::Address(address);
         if is_loopback(&host) {
             return Ok(());
         }
-        let decision = decide(&profiles, &app, &target(host), &world);
-        let thrown = direct_routes(&profiles, &app, &world).contains(address);
+        let decision = decide(&profiles, &claims, &target(host), &world);
+        let thrown = direct_routes(&profiles, &claims, &world).contains(address);
         match decision.verdict {
             Verdict::Direct(Why::NotConnected(..)) => prop_assert!(!thrown),
             Verdict::Direct(_) => prop_assert!(thrown),
@@ -318,18 +324,28 @@ proptest! {
     }
 }
 
-#[test]
-fn one_name_is_in_force_once_and_the_earlier_layer_has_it() {
-    let profile = |layer, order| Profile {
-        layer,
-        order,
+fn corp() -> Profile {
+    Profile {
+        layer: Layer::Managed,
+        order: 1,
         id: ProfileId::new("corp"),
+        owner: None,
         enabled: true,
         rules: Vec::new(),
         excluded_domains: Vec::new(),
         excluded_routes: Vec::new(),
         exclude_local_networks: false,
         unavailable: UnavailableAction::Drop,
+        overlays: BTreeMap::new(),
+    }
+}
+
+#[test]
+fn one_name_is_in_force_once_and_the_earlier_layer_has_it() {
+    let profile = |layer, order| Profile {
+        layer,
+        order,
+        ..corp()
     };
     let profiles = Profiles::new([profile(Layer::User, 1), profile(Layer::Managed, 9)]);
     let kept: BTreeSet<_> = profiles.iter().map(|profile| profile.layer).collect();
@@ -339,15 +355,8 @@ fn one_name_is_in_force_once_and_the_earlier_layer_has_it() {
 #[test]
 fn steps_read_as_sentences() {
     let mut profile = Profile {
-        layer: Layer::Managed,
-        order: 1,
-        id: ProfileId::new("corp"),
-        enabled: true,
-        rules: Vec::new(),
         excluded_domains: vec![DomainName::parse("example.com").unwrap()],
-        excluded_routes: Vec::new(),
-        exclude_local_networks: false,
-        unavailable: UnavailableAction::Drop,
+        ..corp()
     };
     let app = App {
         wrapper: Some(ProfileId::new("corp")),
@@ -357,7 +366,8 @@ fn steps_read_as_sentences() {
         let mut world = World::default();
         world.set_state(profile.id.clone(), state);
         let name = DomainName::parse(name).unwrap();
-        let decision = decide_name(&Profiles::new([profile.clone()]), app, &name, &world);
+        let profiles = Profiles::new([profile.clone()]);
+        let decision = decide_name(&profiles, &own(&profiles, app), &name, &world);
         let steps: Vec<_> = decision.steps.iter().map(ToString::to_string).collect();
         (decision.verdict.to_string(), steps.join("; "))
     };
@@ -424,24 +434,18 @@ fn networks_that_only_an_attacker_hands_out_are_not_local() {
 #[test]
 fn the_longest_exclusion_is_named() {
     let profile = Profile {
-        layer: Layer::Managed,
-        order: 1,
-        id: ProfileId::new("corp"),
-        enabled: true,
-        rules: Vec::new(),
         excluded_domains: ["com", "example.com"]
             .map(|name| DomainName::parse(name).unwrap())
             .into(),
-        excluded_routes: Vec::new(),
-        exclude_local_networks: false,
-        unavailable: UnavailableAction::Drop,
+        ..corp()
     };
     let app = App {
         wrapper: Some(ProfileId::new("corp")),
         ..App::default()
     };
     let name = DomainName::parse("www.example.com").unwrap();
-    let decision = decide_name(&Profiles::new([profile]), &app, &name, &World::default());
+    let profiles = Profiles::new([profile]);
+    let decision = decide_name(&profiles, &own(&profiles, &app), &name, &World::default());
     let excluded = Exclusion::Domain(DomainName::parse("example.com").unwrap());
     let why = Why::Excluded(ProfileId::new("corp"), excluded);
     assert_eq!(decision.verdict, Verdict::Direct(why));
