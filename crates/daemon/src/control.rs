@@ -65,7 +65,6 @@ impl Api for Desk {
 
     async fn run(&self, peer: &Peer, request: RunRequest) -> Result<RunAnswer, Refusal> {
         let changing = self.shared.changing.lock().await;
-        let app = self.shared.next_app();
         let profile = match &request.server {
             Some(_) if request.profile.is_some() => {
                 return Err(Refusal::new(
@@ -79,7 +78,7 @@ impl Api for Desk {
                     return Err(Refusal::new(Code::LimitReached, message)
                         .hint("install a profile and use `offramp run --profile`"));
                 }
-                let id = format!("run-{app}");
+                let id = format!("run-{}", self.shared.next_run());
                 let folder = self.shared.config.ephemeral();
                 let made =
                     ephemeral::create(&folder, &id, peer.uid, &server.url, server.ca_pem.clone())
@@ -93,21 +92,24 @@ impl Api for Desk {
             }
             None => self.chosen(&request)?,
         };
-        let labelled = self.label(peer, &profile, app).await;
-        if let Err(refusal) = labelled {
-            if self.shared.remove_ephemeral(&profile) {
-                ephemeral::forget(&self.shared.config.ephemeral(), &profile);
-                self.shared.reload_ephemeral().await;
+        let labelled = self.label(peer, &profile).await;
+        let class = match labelled {
+            Ok(class) => class,
+            Err(refusal) => {
+                if self.shared.remove_ephemeral(&profile) {
+                    ephemeral::forget(&self.shared.config.ephemeral(), &profile);
+                    self.shared.reload_ephemeral().await;
+                }
+                return Err(refusal);
             }
-            return Err(refusal);
-        }
+        };
         tracing::debug!(pid = peer.pid, uid = peer.uid, profile = %profile, program = request.program, "app launched");
         drop(changing);
         self.settle(&profile).await;
         let notices = self.notices(&profile);
         Ok(RunAnswer {
             profile: profile.to_string(),
-            label: app.into(),
+            label: class.number().into(),
             notices,
         })
     }

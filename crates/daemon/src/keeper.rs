@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use offramp_intercept::{Class, ClassId, Event};
-use offramp_rules::{App, ProfileId, Target, Verdict, Why, World, decide, direct_routes};
+use offramp_rules::{Claims, ProfileId, Target, Verdict, Why, World, decide, direct_routes};
 use tokio::sync::broadcast;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,7 @@ use crate::policy::{Policy, Sources};
 use crate::shared::{ANYWHERE, Shared};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How often it is counted which launches have tasks left.
+/// How often it is looked which classes have processes left.
 const CENSUS: Duration = Duration::from_secs(5);
 /// How long a class outlives its last app at least, for flows that wait to be accepted.
 const SETTLED: Duration = Duration::from_secs(3);
@@ -122,9 +122,9 @@ impl Shared {
 
 /// What the kernel programs are told of the apps under `profile`.
 fn shape(profile: &ProfileId, policy: &Policy, world: &World) -> Class {
-    let app = App {
+    let app = Claims {
         wrapper: Some(profile.clone()),
-        ..App::default()
+        ..Claims::default()
     };
     let anywhere = Target {
         host: ANYWHERE,
@@ -145,13 +145,13 @@ fn shape(profile: &ProfileId, policy: &Policy, world: &World) -> Class {
     };
     let own = policy.active.get(profile);
     Class {
-        profile: profile.to_string(),
         direct: direct_routes(&policy.rules, &app, world).normalised(),
         multicast: own.is_some_and(|own| own.profile.rules.exclude_local_networks),
         inbound: own.is_some_and(|own| own.profile.allow_inbound),
-        personal: own.is_some_and(|own| own.owner.is_some_and(|uid| uid != 0)),
+        personal: own.and_then(|own| own.owner).filter(|uid| *uid != 0),
         open,
         udp,
+        ..Class::default()
     }
 }
 
@@ -216,7 +216,8 @@ pub(crate) async fn follow_events(
             () = stop.cancelled() => return,
             event = shared.capture.event() => match event {
                 Some(Event::SocketClosed { cookie }) => drop(closed.send(cookie)),
-                Some(Event::AppEnded { .. }) => closing.sweep(&shared).await,
+                Some(Event::Ended) => closing.sweep(&shared).await,
+                Some(Event::Exec(_) | Event::Moved { .. }) => {}
                 None => return,
             },
             _ = tick.tick() => closing.sweep(&shared).await,
@@ -229,20 +230,18 @@ pub(crate) async fn follow_events(
 struct Closing(BTreeMap<ClassId, Instant>);
 
 impl Closing {
-    /// Forgets the launches that have ended, and then the classes that nothing uses any more, with
-    /// the profiles that were made for them.
+    /// Forgets the classes that nothing uses any more, with the profiles that were made for them.
     async fn sweep(&mut self, shared: &Shared) {
         let _changing = shared.changing.lock().await;
-        match shared.capture.ended_apps() {
-            Ok(ended) => ended.iter().for_each(|(app, _)| forget(shared, *app)),
+        let labelled = match shared.labelled() {
+            Ok(labelled) => labelled,
             Err(error) => {
-                return tracing::warn!(error = crate::chain(&error), "no census of apps");
+                return tracing::warn!(error = crate::chain(&error), "no list of apps");
             }
-        }
-        let apps = shared.capture.apps().unwrap_or_default();
+        };
         let policy = shared.policy();
         for (class, profile) in shared.classes() {
-            let used = apps.iter().any(|(_, used, ..)| *used == class);
+            let used = labelled.contains_key(&class);
             let own = policy.active.get(&profile);
             let stays = own.is_some_and(|own| own.owner.is_none());
             if used || stays {
@@ -257,12 +256,6 @@ impl Closing {
             self.0.remove(&class);
             remove_class(shared, class, &profile).await;
         }
-    }
-}
-
-fn forget(shared: &Shared, app: u32) {
-    if let Err(error) = shared.capture.forget_app(app) {
-        tracing::warn!(app, error = %error, "launch not forgotten");
     }
 }
 

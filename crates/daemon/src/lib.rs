@@ -11,6 +11,7 @@ mod doctor;
 mod ephemeral;
 mod flows;
 mod keeper;
+mod kept;
 mod lookup;
 mod policy;
 mod shared;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use offramp_dns::{Lookup, Responder, Way, exchange_tcp};
 use offramp_intercept::ClassId;
-use offramp_rules::{App, DomainName, Target, Verdict, Why, decide_name};
+use offramp_rules::{Claims, DomainName, Target, Verdict, Why, decide_name};
 
 use crate::active::Link;
 use crate::policy::Book;
@@ -21,14 +21,14 @@ const NAMED_RESOLVER: Duration = Duration::from_secs(4);
 pub(crate) struct AppLookup {
     shared: Arc<Shared>,
     class: ClassId,
-    app: App,
+    app: Claims,
     book: Book,
     ipv6: bool,
 }
 
 impl AppLookup {
     /// None where the app's profile is gone.
-    pub(crate) fn new(shared: &Arc<Shared>, class: ClassId, app: App) -> Option<Self> {
+    pub(crate) fn new(shared: &Arc<Shared>, class: ClassId, app: Claims) -> Option<Self> {
         let policy = shared.policy();
         let book = policy.book(app.wrapper.as_ref()?)?.clone();
         Counts::add(&shared.counts.lookups);

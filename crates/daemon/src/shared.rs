@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use offramp_control::Lifecycle;
 use offramp_dns::Held;
-use offramp_intercept::{Capture, ClassId, Replies};
+use offramp_intercept::{Capture, ClassId, Label, Labelled, Replies, StartError};
 use offramp_relay::Limits;
-use offramp_rules::{App, Decision, Host, ProfileId, Target, Verdict, World, decide};
+use offramp_rules::{Claims, Decision, Host, ProfileId, Target, Verdict, World, decide};
 use tokio::sync::{Notify, watch};
 
 use crate::Config;
@@ -18,6 +18,7 @@ use crate::active::Link;
 use crate::budget::Budget;
 use crate::ephemeral::Ephemeral;
 use crate::flows::Flows;
+use crate::kept;
 use crate::policy::Policy;
 
 /// How long a flow waits for an upstream that is still connecting.
@@ -65,7 +66,7 @@ struct Tables {
     classes: BTreeMap<ClassId, ProfileId>,
     ephemeral: BTreeMap<ProfileId, Ephemeral>,
     off: BTreeSet<ProfileId>,
-    last_app: u32,
+    last_run: u32,
     last_class: u16,
 }
 
@@ -142,17 +143,16 @@ impl Shared {
     }
 
     /// What rules are told of an app of this class; none for a class that is gone.
-    pub(crate) fn app(&self, class: ClassId, uid: u32) -> Option<App> {
+    pub(crate) fn app(&self, class: ClassId) -> Option<Claims> {
         let wrapper = self.tables().classes.get(&class).cloned()?;
-        Some(App {
+        Some(Claims {
             wrapper: Some(wrapper),
-            uid,
-            executable: None,
+            ..Claims::default()
         })
     }
 
     /// The name where the address stands for one. None: it stands for a name that is not known.
-    pub(crate) fn wanted(&self, app: &App, target: SocketAddr) -> Option<Wanted> {
+    pub(crate) fn wanted(&self, app: &Claims, target: SocketAddr) -> Option<Wanted> {
         let policy = self.policy();
         let book = app
             .wrapper
@@ -180,7 +180,7 @@ impl Shared {
     }
 
     /// Decides about a flow; while its upstream is connecting it is held for a moment.
-    pub(crate) async fn decide(&self, app: &App, target: &Target) -> Decision {
+    pub(crate) async fn decide(&self, app: &Claims, target: &Target) -> Decision {
         let mut world = self.world.subscribe();
         let deadline = tokio::time::Instant::now() + HOLD;
         loop {
@@ -216,12 +216,13 @@ impl Shared {
     }
 
     /// The profile that a flow is shown under.
-    pub(crate) fn profile_of(verdict: &Verdict, app: &App) -> ProfileId {
+    pub(crate) fn profile_of(verdict: &Verdict, app: &Claims) -> ProfileId {
         use offramp_rules::Why;
         match verdict {
             Verdict::Relay(profile) => profile.clone(),
             Verdict::Direct(why) | Verdict::Refuse(why) => match why {
                 Why::Excluded(profile, _)
+                | Why::OtherDomain(profile)
                 | Why::OnDemand(profile)
                 | Why::NotConnected(profile, _)
                 | Why::NotInForce(profile) => profile.clone(),
@@ -267,8 +268,15 @@ impl Shared {
             .chain(1..=last)
             .filter_map(ClassId::new)
             .find(|class| !tables.classes.contains_key(class))?;
+        let mut classes = tables.classes.clone();
+        classes.insert(free, profile.clone());
+        // Before anything carries the number: after a restart it must be known what it means.
+        if let Err(error) = kept::write(&self.config.runtime, &classes) {
+            tracing::error!(error = %error, "classes not written");
+            return None;
+        }
         tables.last_class = free.number();
-        tables.classes.insert(free, profile.clone());
+        tables.classes = classes;
         Some(free)
     }
 
@@ -276,17 +284,29 @@ impl Shared {
         self.tables().classes.remove(&class);
     }
 
-    /// A number for a launch.
-    pub(crate) fn next_app(&self) -> u32 {
+    /// A number for a profile of `offramp run --server`.
+    pub(crate) fn next_run(&self) -> u32 {
         let mut tables = self.tables();
-        tables.last_app += 1;
-        tables.last_app
+        tables.last_run += 1;
+        tables.last_run
     }
 
-    /// Numbers of launches go on from here: those that an earlier run gave are not given again, or
-    /// a socket that was kept would be taken for another launch's.
-    pub(crate) fn apps_begin_behind(&self, last: u32) {
-        self.tables().last_app = last;
+    /// Those numbers go on from here.
+    pub(crate) fn runs_begin_behind(&self, last: u32) {
+        self.tables().last_run = last;
+    }
+
+    /// The processes that carry each class.
+    pub(crate) fn labelled(&self) -> Result<BTreeMap<ClassId, Vec<Labelled>>, StartError> {
+        let mut found = BTreeMap::<_, Vec<_>>::new();
+        for process in self.capture.labelled()? {
+            let class = match process.label {
+                Label::Class(class) => class,
+                Label::Undecided { .. } => ClassId::UNDECIDED,
+            };
+            found.entry(class).or_default().push(process);
+        }
+        Ok(found)
     }
 
     pub(crate) fn ephemeral(&self) -> BTreeMap<ProfileId, Ephemeral> {

@@ -20,7 +20,7 @@ use crate::control::Desk;
 use crate::policy::{Policy, Sources};
 use crate::shared::{Shared, TCP_FLOWS};
 use crate::state::State;
-use crate::{Config, DRAIN, api, ephemeral, keeper, tcp, udp};
+use crate::{Config, DRAIN, api, ephemeral, keeper, kept, tcp, udp};
 
 /// Ends of UDP sockets that wait to be acted on.
 const CLOSED: usize = 16_384;
@@ -57,7 +57,7 @@ pub async fn run(
         Ok(listener) => listener,
         Err(error) => {
             // What has just been added goes again, unless apps of an earlier run would go direct.
-            if shared.capture.apps().is_ok_and(|apps| apps.is_empty()) {
+            if shared.labelled().is_ok_and(|found| found.is_empty()) {
                 let _ = shared.capture.stop().await;
             }
             return Err(error);
@@ -106,6 +106,7 @@ pub async fn uninstall(mut config: Config) -> anyhow::Result<()> {
     let _ = fs::remove_file(config.socket());
     let _ = fs::remove_file(config.name_file());
     let _ = fs::remove_dir_all(config.ephemeral());
+    kept::remove(&config.runtime);
     Ok(())
 }
 
@@ -175,16 +176,15 @@ fn control_socket(config: &Config) -> anyhow::Result<UnixListener> {
 /// Takes over the apps that an earlier run labelled.
 async fn restore(shared: &Shared) -> anyhow::Result<()> {
     let left = "cannot read what an earlier run left";
-    let last = shared.capture.apps().context(left)?;
-    let last = last.iter().map(|(app, ..)| *app).max().unwrap_or(0);
-    for (app, _) in shared.capture.ended_apps().context(left)? {
-        shared.capture.forget_app(app)?;
-    }
-    let apps = shared.capture.apps().context(left)?;
+    let labelled = shared.labelled().context(left)?;
     let mut classes = BTreeMap::new();
-    for (class, profile) in shared.capture.known_classes().context(left)? {
-        if apps.iter().any(|(_, used, ..)| *used == class) {
-            classes.insert(class, offramp_rules::ProfileId::new(&profile));
+    let mut meant = kept::read(&shared.config.runtime);
+    for class in shared.capture.known_classes().context(left)? {
+        let profile = meant.remove(&class);
+        if labelled.contains_key(&class) {
+            // Of a class that nobody knows any more the apps stay refused.
+            let profile = profile.unwrap_or_else(|| offramp_rules::ProfileId::new(""));
+            classes.insert(class, profile);
         } else {
             let removed = shared.capture.remove_class(class).await;
             removed.context("cannot remove an old class")?;
@@ -196,12 +196,12 @@ async fn restore(shared: &Shared) -> anyhow::Result<()> {
             ephemeral::forget(&shared.config.ephemeral(), &id);
         }
     }
-    // Seconds since 1970 are more than the launches of any earlier run.
+    // Seconds since 1970 are more than the runs of any earlier daemon.
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     let now = u32::try_from(now.as_secs()).unwrap_or(u32::MAX / 2);
-    shared.apps_begin_behind(now.max(last));
+    shared.runs_begin_behind(now);
     shared.set_classes(classes);
     Ok(())
 }
@@ -280,10 +280,9 @@ async fn finish(
     }
     state.save_names(&shared.policy());
     let _ = fs::remove_file(shared.config.socket());
-    for (app, _) in shared.capture.ended_apps().unwrap_or_default() {
-        let _ = shared.capture.forget_app(app);
-    }
-    let running = shared.capture.apps().map_or(1, |apps| apps.len());
+    let running = shared
+        .labelled()
+        .map_or(1, |found| found.values().map(Vec::len).sum());
     if running > 0 {
         tracing::warn!(
             apps = running,
@@ -298,6 +297,7 @@ async fn finish(
         .context("cannot remove everything that was added")?;
     let _ = fs::remove_dir_all(shared.config.ephemeral());
     let _ = fs::remove_file(shared.config.name_file());
+    kept::remove(&shared.config.runtime);
     tracing::info!("stopped");
     Ok(())
 }

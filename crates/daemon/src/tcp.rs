@@ -8,7 +8,7 @@ use std::time::Duration;
 use offramp_control::Way;
 use offramp_intercept::Identity;
 use offramp_relay::{copy, reset};
-use offramp_rules::{App, Host, Protocol, Target, Verdict};
+use offramp_rules::{Claims, Host, Protocol, Target, Verdict};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -39,7 +39,7 @@ pub(crate) async fn serve(
     let Some(identity) = shared.capture.identify_tcp(source, target) else {
         return Counts::add(&shared.counts.unidentified);
     };
-    let Some(app) = shared.app(identity.class, identity.uid) else {
+    let Some(app) = shared.app(identity.class) else {
         return;
     };
     let Some(_share) = shared.tcp_flows.take(identity.uid) else {
@@ -61,7 +61,7 @@ async fn look_up(
     mut stream: TcpStream,
     target: SocketAddr,
     identity: Identity,
-    app: App,
+    app: Claims,
     stop: &CancellationToken,
 ) {
     let (Some(asked), Some(lookup)) = (
@@ -102,7 +102,7 @@ enum Far {
 async fn open(
     shared: &Arc<Shared>,
     identity: Identity,
-    app: App,
+    app: Claims,
     source: SocketAddr,
     target: SocketAddr,
 ) -> Option<Opened> {

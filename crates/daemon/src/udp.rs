@@ -9,7 +9,7 @@ use bytes::Bytes;
 use offramp_control::Way;
 use offramp_dns::Transport;
 use offramp_intercept::{Datagram, Identity, UdpIntake};
-use offramp_rules::{App, Protocol, Verdict};
+use offramp_rules::{Claims, Protocol, Verdict};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -80,7 +80,7 @@ impl Desk {
         else {
             return Counts::add(&self.shared.counts.unidentified);
         };
-        let Some(app) = self.shared.app(identity.class, identity.uid) else {
+        let Some(app) = self.shared.app(identity.class) else {
             return;
         };
         let payload = Bytes::copy_from_slice(payload);
@@ -100,7 +100,7 @@ impl Desk {
         }
     }
 
-    fn look_up(&mut self, datagram: Datagram, query: Bytes, identity: Identity, app: App) {
+    fn look_up(&mut self, datagram: Datagram, query: Bytes, identity: Identity, app: Claims) {
         let Some(share) = self.shared.lookups.take(identity.uid) else {
             return Counts::add(&self.shared.counts.dropped_datagrams);
         };
@@ -129,7 +129,7 @@ impl Desk {
         });
     }
 
-    fn begin(&mut self, leg: Leg, source: SocketAddr, identity: Identity, app: App) {
+    fn begin(&mut self, leg: Leg, source: SocketAddr, identity: Identity, app: Claims) {
         let shared = Arc::clone(&self.shared);
         let Some(wanted) = shared.wanted(&app, leg.1) else {
             return;
@@ -200,7 +200,7 @@ struct Conversation {
 }
 
 impl Conversation {
-    async fn hold(mut self, app: App, wanted: crate::shared::Wanted) {
+    async fn hold(mut self, app: Claims, wanted: crate::shared::Wanted) {
         let decision = self.shared.decide(&app, &wanted.target).await;
         let profile = Shared::profile_of(&decision.verdict, &app);
         let link = self.shared.link(&profile);

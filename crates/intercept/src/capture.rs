@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,7 +18,8 @@ use tokio::sync::Mutex;
 
 use crate::class::{Class, ClassId, RETURN_CLASS};
 use crate::events::{Event, Events};
-use crate::maps::{Counter, Identity, MapError, Maps};
+use crate::label::{Exec, Interest, Label, Labelled, Swept};
+use crate::maps::{Counter, Identity, MapError, Maps, from_word, read_label, read_rows, to_word};
 use crate::namespace::Namespace;
 use crate::network::{Changes, ClassRoutes, Conflict, Network, NetworkError, Survey};
 use crate::programs::{self, LoadError, Loader, Places, skeleton::types};
@@ -165,28 +166,9 @@ impl Capture {
         self.maps.beat(monotonic())
     }
 
-    /// The launches of which no task is left: number and class. A launch that is being labelled
-    /// meanwhile may be among them.
-    pub fn ended_apps(&self) -> Result<Vec<(u32, ClassId)>, StartError> {
-        self.maps.begin_census()?;
-        programs::take_census(&self.pins)?;
-        let mut ended = Vec::new();
-        for (app, class, ..) in self.maps.apps()? {
-            if self.maps.counted(app)? == 0 {
-                ended.push((app, class));
-            }
-        }
-        Ok(ended)
-    }
-
-    /// The classes that an earlier run defined, with their profiles.
-    pub fn known_classes(&self) -> Result<Vec<(ClassId, String)>, MapError> {
+    /// The classes that are defined, those of an earlier run among them.
+    pub fn known_classes(&self) -> Result<Vec<ClassId>, MapError> {
         self.maps.classes()
-    }
-
-    /// The launches that are not forgotten: number, class, user, tasks.
-    pub fn apps(&self) -> Result<Vec<(u32, ClassId, u32, u64)>, MapError> {
-        self.maps.apps()
     }
 
     /// Defines or changes a class.
@@ -259,31 +241,70 @@ impl Capture {
         Ok(())
     }
 
-    /// Labels a process of one thread: from here on it and all that it starts are managed. `app` is
-    /// a number that the caller has not used before.
-    pub fn label(
-        &self,
-        process: BorrowedFd<'_>,
-        id: ClassId,
-        app: u32,
-        uid: u32,
-    ) -> Result<(), MapError> {
-        self.maps.add_app(app, id, uid)?;
-        let labelled = self.maps.set_label(process, id, app);
-        if labelled.is_err() {
-            self.maps.remove_app(app)?;
+    /// Labels a process of one thread: from here on it and all that it starts are managed.
+    pub fn label(&self, process: BorrowedFd<'_>, class: ClassId) -> Result<(), MapError> {
+        let label = types::label {
+            class: class.number(),
+            ..types::label::default()
+        };
+        self.maps.set_label(process, label)
+    }
+
+    /// The label of a process.
+    pub fn label_of(&self, process: BorrowedFd<'_>) -> Result<Option<Label>, MapError> {
+        Ok(self.maps.label(process)?.and_then(read_label))
+    }
+
+    /// The processes that carry a label, those whose flows are not captured among them.
+    pub fn labelled(&self) -> Result<Vec<Labelled>, StartError> {
+        Ok(read_rows(&programs::iterate(&self.pins, "list_labelled")?))
+    }
+
+    /// Says which execs are asked about from here on. Verdicts of before are forgotten.
+    pub fn set_interest(&self, _interest: &Interest) -> Result<(), StartError> {
+        Ok(())
+    }
+
+    /// Answers for an exec; none: the program is unmanaged. With `cache` later execs of the same
+    /// kind are not asked about.
+    pub fn settle(&self, exec: &Exec, class: Option<ClassId>, _cache: bool) {
+        self.settle_number(exec.number, class);
+    }
+
+    /// Answers for the exec of this number.
+    pub fn settle_number(&self, exec: u32, class: Option<ClassId>) {
+        // What cannot be told stays undecided: its flows go on asking.
+        if let Err(error) = self.maps.settle(exec, class) {
+            tracing::warn!(exec, error = %error, "verdict not told");
         }
-        labelled
     }
 
-    /// The label of a process: its class and launch.
-    pub fn label_of(&self, process: BorrowedFd<'_>) -> Result<Option<(ClassId, u32)>, MapError> {
-        self.maps.label(process)
+    /// Gives running processes, each with the raw label that it is expected to have (0: none), a
+    /// class, or none. One whose label is another by now is left alone. Returns how many have it.
+    pub fn relabel(&self, changes: &[(u32, u64, Option<ClassId>)]) -> Result<usize, StartError> {
+        let mut done = 0;
+        for (pid, expected, class) in changes {
+            let Ok(process) = open_process(*pid) else {
+                continue;
+            };
+            let raw = self.maps.label(process.as_fd())?.map_or(0, to_word);
+            if raw != *expected {
+                continue;
+            }
+            let label = types::label {
+                class: class.map_or(0, ClassId::number),
+                from: 0,
+                exec: from_word(raw).exec,
+            };
+            self.maps.set_label(process.as_fd(), label)?;
+            done += 1;
+        }
+        Ok(done)
     }
 
-    /// Forgets a launch whose last task is gone.
-    pub fn forget_app(&self, app: u32) -> Result<(), MapError> {
-        self.maps.remove_app(app)
+    /// Brings the open sockets of all processes under what these carry.
+    pub fn sweep(&self) -> Result<Swept, StartError> {
+        Ok(Swept::default())
     }
 
     /// Whose an accepted TCP flow is. To be asked once for each flow; none: reset it.
@@ -316,9 +337,15 @@ impl Capture {
         }
     }
 
-    /// Waits for something to end in the kernel.
+    /// Waits for something to happen in the kernel.
     pub async fn event(&self) -> Option<Event> {
-        self.events.lock().await.next().await
+        let event = self.events.lock().await.next().await;
+        if let Some(Event::Ended) = event
+            && let Err(error) = self.maps.listen_for_ends()
+        {
+            tracing::warn!(error = %error, "ends of processes are not told");
+        }
+        event
     }
 
     /// What the kernel programs counted.
@@ -333,7 +360,7 @@ impl Capture {
 
     /// How many entries each of the kernel's maps has that grows and shrinks; takes a system call
     /// for each entry.
-    pub fn map_entries(&self) -> [(&'static str, usize); 5] {
+    pub fn map_entries(&self) -> [(&'static str, usize); 4] {
         self.maps.entries()
     }
 
@@ -525,6 +552,17 @@ fn load(
         connect_unix,
     })?;
     Ok((maps, pins))
+}
+
+#[expect(unsafe_code, reason = "calls pidfd_open")]
+fn open_process(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes no pointers.
+    let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    match i32::try_from(opened) {
+        // SAFETY: the kernel has just opened it for us.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// SO_NETNS_COOKIE (asm-generic/socket.h), which neither nix nor socket2 have.

@@ -13,11 +13,21 @@ pub struct ClassId(u16);
 
 impl ClassId {
     /// How many classes may exist at once.
-    pub const LIMIT: u16 = 4094;
+    pub const LIMIT: u16 = 4093;
+
+    /// The class of processes that wait for a verdict. It is defined like any other.
+    pub const UNDECIDED: Self = Self(4094);
 
     /// Class `number`, from 1 to [`ClassId::LIMIT`].
     pub fn new(number: u16) -> Option<Self> {
         (1..=Self::LIMIT).contains(&number).then_some(Self(number))
+    }
+
+    /// What the kernel programs mean by `number`; none for unmanaged.
+    pub(crate) fn of(number: u16) -> Option<Self> {
+        (number == Self::UNDECIDED.0)
+            .then_some(Self::UNDECIDED)
+            .or_else(|| Self::new(number))
     }
 
     /// The number.
@@ -40,19 +50,22 @@ impl fmt::Display for ClassId {
 /// What the kernel needs to know of a class.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Class {
-    /// The profile, so that a daemon that starts anew knows what the class was. At most 64 octets
-    /// are kept.
-    pub profile: String,
     /// Targets that are reached directly.
     pub direct: Vec<offramp_rules::Prefix>,
     /// Whether multicast and broadcast go out.
     pub multicast: bool,
     /// Whether others may connect to its apps.
     pub inbound: bool,
-    /// Whether a user chose the upstream: programs that run with other rights (setuid) are refused.
-    pub personal: bool,
+    /// The user who chose the upstream: programs that run with other rights (setuid) are refused.
+    pub personal: Option<u32>,
     /// Whether flows may begin.
     pub open: bool,
     /// Whether the upstream carries UDP.
     pub udp: bool,
+    /// Whether its apps are not captured: the label is inherited, and no more.
+    pub tracked: bool,
+    /// Whether every program that its apps start is asked about.
+    pub tools: bool,
+    /// Whether the next sweep gives its sockets back where no captured process holds them.
+    pub ending: bool,
 }

@@ -8,14 +8,20 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-/// Something that ended in the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use crate::label::Exec;
+
+/// Something that happened in the kernel.
+#[derive(Clone, Debug)]
 pub enum Event {
-    /// The last task of a launch is gone.
-    AppEnded {
-        /// The number that [`crate::Capture::label`] was given.
-        app: u32,
+    /// A program was started that may be an app's. One that is lost is found by its first flow.
+    Exec(Box<Exec>),
+    /// A process came into a cgroup of interest.
+    Moved {
+        /// The process.
+        pid: u32,
     },
+    /// Processes with a label have ended since the last such event. A hint: it may be lost.
+    Ended,
     /// A UDP socket of an app is gone; its flow ends with it.
     SocketClosed {
         /// The cookie of its [`crate::Identity`].
@@ -37,7 +43,7 @@ impl Events {
         let mut builder = RingBufferBuilder::new();
         builder.add(map, move |bytes| {
             if let Some(event) = parse(bytes) {
-                // What does not fit is found by the next census, or ends by its idle limit.
+                // What does not fit is found by the next look at who is labelled, or ends by its idle limit.
                 let _ = sender.try_send(event);
             }
             0
@@ -80,10 +86,11 @@ fn watch(ring: &RingBuffer<'_>) -> libbpf_rs::Result<AsyncFd<OwnedFd>> {
 fn parse(bytes: &[u8]) -> Option<Event> {
     let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     match word(0)? {
-        1 => Some(Event::AppEnded { app: word(4)? }),
+        1 => Some(Event::Ended),
         2 => Some(Event::SocketClosed {
             cookie: u64::from_ne_bytes(bytes.get(8..16)?.try_into().ok()?),
         }),
+        4 => Some(Event::Moved { pid: word(4)? }),
         _ => None,
     }
 }

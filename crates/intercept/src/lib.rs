@@ -8,6 +8,8 @@
 mod capture;
 mod class;
 mod events;
+mod files;
+mod label;
 mod maps;
 mod namespace;
 mod network;
@@ -18,6 +20,7 @@ mod sockets;
 pub use capture::{Capture, Config, StartError};
 pub use class::{Class, ClassId, MARK_MASK};
 pub use events::Event;
+pub use label::{Exec, FileId, Interest, Label, Labelled, Swept};
 pub use maps::{Counter, Identity, MapError};
 pub use network::{Conflict, DEVICE, NetworkError, SOURCE_V4, SOURCE_V6, Survey};
 pub use requirements::{Requirement, requirements};

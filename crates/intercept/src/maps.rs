@@ -1,6 +1,6 @@
 //! The maps that the daemon and the kernel programs share.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
@@ -9,6 +9,7 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use offramp_rules::{Prefix, Protocol};
 
 use crate::class::{Class, ClassId};
+use crate::label::{Label, Labelled};
 use crate::programs::skeleton::types;
 
 /// An update or a look-up that the kernel refused.
@@ -23,10 +24,10 @@ pub struct MapError {
 /// Whose a flow is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
-    /// The class of the app.
+    /// The class of the app; [`ClassId::UNDECIDED`] while that is asked for.
     pub class: ClassId,
-    /// The launch that the process descends from; see [`crate::Capture::label`].
-    pub app: u32,
+    /// The exec that was asked about; see [`crate::Labelled::exec`].
+    pub exec: u32,
     /// The process that used the socket last.
     pub pid: u32,
     /// Its user.
@@ -75,6 +76,18 @@ const CLASS_UDP: u32 = 2;
 const CLASS_MULTICAST: u32 = 4;
 const CLASS_INBOUND: u32 = 8;
 const CLASS_PERSONAL: u32 = 16;
+const CLASS_TRACKED: u32 = 32;
+const CLASS_TOOLS: u32 = 64;
+const CLASS_ENDING: u32 = 128;
+
+/// A line of what the iterator `list_labelled` writes; `struct row` of the kernel programs.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+struct Row {
+    label: types::label,
+    process: u32,
+    uid: u32,
+}
 
 /// The plain structs that are read and written as bytes.
 ///
@@ -94,8 +107,9 @@ macro_rules! plain {
 plain!(
     types::settings,
     types::owner,
-    types::app,
+    types::class,
     types::label,
+    Row,
     types::tuple,
     types::prefix,
     u32,
@@ -119,10 +133,10 @@ fn value<T: Plain>(bytes: &[u8]) -> Option<T> {
 pub(crate) struct Maps {
     settings: MapHandle,
     heartbeat: MapHandle,
-    census: MapHandle,
+    settled: MapHandle,
+    ended: MapHandle,
     classes: MapHandle,
     labels: MapHandle,
-    apps: MapHandle,
     identities: MapHandle,
     approved: MapHandle,
     own: MapHandle,
@@ -144,10 +158,10 @@ impl Maps {
         Ok(Self {
             settings: open("settings")?,
             heartbeat: open("heartbeat")?,
-            census: open("census")?,
+            settled: open("settled")?,
+            ended: open("ended")?,
             classes: open("classes")?,
             labels: open("labels")?,
-            apps: open("apps")?,
             identities: open("identities")?,
             approved: open("approved")?,
             own: open("own")?,
@@ -177,68 +191,54 @@ impl Maps {
         put(&self.heartbeat, "heartbeat", &0u32, bytes(&now))
     }
 
-    /// Empties the map that a census is counted in.
-    pub(crate) fn begin_census(&self) -> Result<(), MapError> {
-        for key in self.census.keys().filter_map(|key| value::<u32>(&key)) {
-            delete(&self.census, "census", &key)?;
-        }
-        Ok(())
-    }
-
-    /// How many tasks a launch had in the last census.
-    pub(crate) fn counted(&self, app: u32) -> Result<u64, MapError> {
-        Ok(get(&self.census, "census", &app)?.unwrap_or(0))
-    }
-
+    /// Defines a class. A number that had none becomes another instance of itself: sockets of the
+    /// class that had it before are not taken for this one's.
     pub(crate) fn set_class(&self, id: ClassId, mark: u32, class: &Class) -> Result<(), MapError> {
-        let mut value = [0u8; size_of::<types::class>()];
+        let known = self.class(id)?;
         let flags = [
             (class.open, CLASS_OPEN),
             (class.udp, CLASS_UDP),
             (class.multicast, CLASS_MULTICAST),
             (class.inbound, CLASS_INBOUND),
-            (class.personal, CLASS_PERSONAL),
+            (class.personal.is_some(), CLASS_PERSONAL),
+            (class.tracked, CLASS_TRACKED),
+            (class.tools, CLASS_TOOLS),
+            (class.ending, CLASS_ENDING),
         ];
-        let flags: u32 = flags
-            .iter()
-            .filter(|(on, _)| *on)
-            .map(|(_, flag)| flag)
-            .sum();
-        value[..4].copy_from_slice(&mark.to_ne_bytes());
-        value[4..8].copy_from_slice(&flags.to_ne_bytes());
-        let name = class.profile.as_bytes();
-        let kept = name.len().min(64);
-        value[8..8 + kept].copy_from_slice(&name[..kept]);
-        put(&self.classes, "classes", &u32::from(id.number()), &value)
+        let entry = types::class {
+            mark,
+            flags: flags.iter().filter(|(on, _)| *on).map(|(_, f)| f).sum(),
+            instance: known.instance.wrapping_add((known.mark == 0).into()),
+            user: class.personal.unwrap_or(0),
+        };
+        let key = u32::from(id.number());
+        put(&self.classes, "classes", &key, bytes(&entry))
     }
 
+    /// Takes a class away. Processes that still carry one that was tracked alone stay free.
     pub(crate) fn clear_class(&self, id: ClassId) -> Result<(), MapError> {
-        let value = [0u8; size_of::<types::class>()];
-        put(&self.classes, "classes", &u32::from(id.number()), &value)
+        let known = self.class(id)?;
+        let entry = types::class {
+            flags: known.flags & CLASS_TRACKED,
+            instance: known.instance,
+            ..types::class::default()
+        };
+        let key = u32::from(id.number());
+        put(&self.classes, "classes", &key, bytes(&entry))
     }
 
-    /// The classes that an earlier run defined, with their profiles.
-    pub(crate) fn classes(&self) -> Result<Vec<(ClassId, String)>, MapError> {
+    fn class(&self, id: ClassId) -> Result<types::class, MapError> {
+        let key = u32::from(id.number());
+        Ok(get(&self.classes, "classes", &key)?.unwrap_or_default())
+    }
+
+    /// The classes that are defined, those of an earlier run among them.
+    pub(crate) fn classes(&self) -> Result<Vec<ClassId>, MapError> {
         let mut found = Vec::new();
         for id in (1..=ClassId::LIMIT).filter_map(ClassId::new) {
-            let key = u32::from(id.number()).to_ne_bytes();
-            let bytes = self
-                .classes
-                .lookup(&key, MapFlags::ANY)
-                .map_err(|source| MapError {
-                    action: "read",
-                    map: "classes",
-                    source,
-                })?;
-            let Some(bytes) = bytes.filter(|bytes| bytes[..4] != [0; 4]) else {
-                continue;
-            };
-            let name: Vec<u8> = bytes[8..]
-                .iter()
-                .copied()
-                .take_while(|byte| *byte != 0)
-                .collect();
-            found.push((id, String::from_utf8_lossy(&name).into_owned()));
+            if self.class(id)?.mark != 0 {
+                found.push(id);
+            }
         }
         Ok(found)
     }
@@ -246,58 +246,37 @@ impl Maps {
     pub(crate) fn set_label(
         &self,
         pidfd: BorrowedFd<'_>,
-        class: ClassId,
-        app: u32,
+        label: types::label,
     ) -> Result<(), MapError> {
-        let label = types::label {
-            class: class.number().into(),
-            app,
-        };
         let key = pidfd.as_raw_fd().to_ne_bytes();
         put_bytes(&self.labels, "labels", &key, bytes(&label))
     }
 
-    pub(crate) fn label(&self, pidfd: BorrowedFd<'_>) -> Result<Option<(ClassId, u32)>, MapError> {
+    /// The label of a process, with the verdict where that came after its exec; none where it is
+    /// unmanaged.
+    pub(crate) fn label(&self, pidfd: BorrowedFd<'_>) -> Result<Option<types::label>, MapError> {
         let key = pidfd.as_raw_fd().to_ne_bytes();
-        let found = get_bytes::<types::label>(&self.labels, "labels", &key)?;
-        Ok(found
-            .and_then(|label| Some((ClassId::new(u16::try_from(label.class).ok()?)?, label.app))))
-    }
-
-    pub(crate) fn add_app(&self, app: u32, class: ClassId, uid: u32) -> Result<(), MapError> {
-        let entry = types::app {
-            tasks: 1,
-            class: class.number().into(),
-            uid,
+        let Some(mut label) = get_bytes::<types::label>(&self.labels, "labels", &key)? else {
+            return Ok(None);
         };
-        put(&self.apps, "apps", &app, bytes(&entry))
-    }
-
-    pub(crate) fn remove_app(&self, app: u32) -> Result<(), MapError> {
-        delete(&self.apps, "apps", &app)
-    }
-
-    /// The launches that are not forgotten: number, class, user, tasks.
-    pub(crate) fn apps(&self) -> Result<Vec<(u32, ClassId, u32, u64)>, MapError> {
-        let mut found = Vec::new();
-        for key in self.apps.keys() {
-            let Some(app) = value::<u32>(&key) else {
-                continue;
-            };
-            let Some(entry) = get::<_, types::app>(&self.apps, "apps", &app)? else {
-                continue;
-            };
-            let class = u16::try_from(entry.class).ok().and_then(ClassId::new);
-            if let Some(class) = class {
-                found.push((
-                    app,
-                    class,
-                    entry.uid,
-                    u64::try_from(entry.tasks).unwrap_or(0),
-                ));
-            }
+        if label.class == ClassId::UNDECIDED.number()
+            && let Some(class) = get::<_, u32>(&self.settled, "settled", &label.exec)?
+        {
+            label.class = u16::try_from(class).unwrap_or(ClassId::UNDECIDED.number());
+            label.from = 0;
         }
-        Ok(found)
+        Ok((label.class != 0).then_some(label))
+    }
+
+    /// Answers for an exec.
+    pub(crate) fn settle(&self, exec: u32, class: Option<ClassId>) -> Result<(), MapError> {
+        let class = class.map_or(0, |class| u32::from(class.number()));
+        put(&self.settled, "settled", &exec, bytes(&class))
+    }
+
+    /// Says that the next end is to be told.
+    pub(crate) fn listen_for_ends(&self) -> Result<(), MapError> {
+        put(&self.ended, "ended", &0u32, bytes(&0u32))
     }
 
     /// Takes the identity of a TCP flow: it is asked for once.
@@ -373,10 +352,9 @@ impl Maps {
     }
 
     /// How many entries each map that grows and shrinks has.
-    pub(crate) fn entries(&self) -> [(&'static str, usize); 5] {
+    pub(crate) fn entries(&self) -> [(&'static str, usize); 4] {
         [
             ("identities", &self.identities),
-            ("apps", &self.apps),
             ("approved", &self.approved),
             ("own", &self.own),
             ("resolvers", &self.resolvers),
@@ -458,10 +436,49 @@ fn delete<K: Plain>(handle: &MapHandle, map: &'static str, key: &K) -> Result<()
     }
 }
 
+/// A label as one word, as the kernel programs compare it.
+pub(crate) fn to_word(label: types::label) -> u64 {
+    value(bytes(&label)).expect("a label has eight octets")
+}
+
+pub(crate) fn from_word(word: u64) -> types::label {
+    value(bytes(&word)).expect("a label has eight octets")
+}
+
+/// What a label says; none where it says unmanaged.
+pub(crate) fn read_label(label: types::label) -> Option<Label> {
+    Some(match ClassId::of(label.class)? {
+        ClassId::UNDECIDED => Label::Undecided {
+            exec: label.exec,
+            from: ClassId::of(label.from),
+        },
+        class => Label::Class(class),
+    })
+}
+
+/// The rows that `list_labelled` wrote, one for each process.
+pub(crate) fn read_rows(mut rows: &[u8]) -> Vec<Labelled> {
+    let mut found = BTreeMap::new();
+    while let Some(row) = value::<Row>(rows) {
+        rows = &rows[size_of::<Row>()..];
+        if let Some(label) = read_label(row.label) {
+            let labelled = Labelled {
+                pid: row.process,
+                uid: row.uid,
+                label,
+                exec: row.label.exec,
+                raw: to_word(row.label),
+            };
+            found.insert(row.process, labelled);
+        }
+    }
+    found.into_values().collect()
+}
+
 fn identity(owner: types::owner) -> Option<Identity> {
     Some(Identity {
-        class: ClassId::new(u16::try_from(owner.label.class).ok()?)?,
-        app: owner.label.app,
+        class: ClassId::of(owner.label.class)?,
+        exec: owner.label.exec,
         pid: owner.pid,
         uid: owner.uid,
         cookie: owner.cookie,

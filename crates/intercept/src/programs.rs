@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -145,7 +145,7 @@ impl Loader {
                 program.attach_cgroup(cgroup)
             })?;
         }
-        renew(&pins, &progs.take_census, |program| program.attach())?;
+        renew(&pins, &progs.list_labelled, |program| program.attach())?;
         renew(&pins, &progs.leave, |program| program.attach_trace())?;
         renew(&pins, &progs.inherit, |program| program.attach_trace())
     }
@@ -162,16 +162,19 @@ fn is_shared(map: &OsStr) -> bool {
     !map.as_encoded_bytes().contains(&b'.')
 }
 
-/// Lets the iterator that [`Loader::attach`] pinned count the tasks of each launch.
-pub(crate) fn take_census(pins: &Path) -> Result<(), LoadError> {
+/// Runs the iterator `name` that [`Loader::attach`] pinned, and returns what it wrote.
+pub(crate) fn iterate(pins: &Path, name: &str) -> Result<Vec<u8>, LoadError> {
     let failed = |source| LoadError::Attach {
-        program: "take_census".into(),
+        program: name.to_owned(),
         source,
     };
-    let link = Link::open(pins.join("links/take_census")).map_err(failed)?;
+    let link = Link::open(pins.join("links").join(name)).map_err(failed)?;
     let mut iterator = libbpf_rs::Iter::new(&link).map_err(failed)?;
-    io::copy(&mut iterator, &mut io::sink()).map_err(|error| failed(error.into()))?;
-    Ok(())
+    let mut written = Vec::new();
+    iterator
+        .read_to_end(&mut written)
+        .map_err(|error| failed(error.into()))?;
+    Ok(written)
 }
 
 /// Puts the program in the place of the one that is pinned, in one step, or attaches it.

@@ -10,8 +10,6 @@ use nix::sched::{CloneFlags, unshare};
 use offramp_intercept::{Capture, Class, ClassId, Config, Event, Sockets};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-const APP: u32 = 7;
-
 struct Lab {
     capture: Capture,
     sockets: Sockets,
@@ -51,7 +49,6 @@ async fn lab(instance: &str) -> Lab {
     let (capture, sockets) = Capture::start(&config).await.expect("capture starts");
     let class = ClassId::new(1).expect("1 is a class");
     let shape = Class {
-        profile: "test".into(),
         open: true,
         udp: true,
         ..Class::default()
@@ -82,7 +79,7 @@ impl Lab {
             .expect("python3 starts");
         let pidfd = pidfd(child.id());
         self.capture
-            .label(pidfd.as_fd(), self.class, APP, 0)
+            .label(pidfd.as_fd(), self.class)
             .expect("the child is labelled");
         child
     }
@@ -133,8 +130,8 @@ async fn tcp_arrives_with_its_target_and_its_app() {
             .identify_tcp(source, local)
             .expect("a labelled flow has one");
         assert_eq!(
-            (identity.app, identity.pid, identity.class),
-            (APP, child.id(), lab.class)
+            (identity.exec, identity.pid, identity.class),
+            (0, child.id(), lab.class)
         );
         assert!(
             lab.capture.identify_tcp(source, local).is_none(),
@@ -144,10 +141,8 @@ async fn tcp_arrives_with_its_target_and_its_app() {
         stream.read_exact(&mut two).await.unwrap();
         stream.write_all(b"ho").await.unwrap();
         assert_eq!(output(child), format!("ho {target}"));
-        assert_eq!(
-            lab.capture.event().await,
-            Some(Event::AppEnded { app: APP })
-        );
+        assert!(matches!(lab.capture.event().await, Some(Event::Ended)));
+        assert_eq!(lab.capture.labelled().unwrap(), []);
     }
     lab.capture.stop().await.unwrap();
 }
@@ -204,10 +199,7 @@ async fn udp_is_answered_from_the_address_that_was_asked() {
 #[ignore = "needs root and BPF: run scripts/test"]
 async fn what_may_not_go_out_is_refused_at_once() {
     let lab = lab("refuse").await;
-    let shape = Class {
-        profile: "test".into(),
-        ..Class::default()
-    };
+    let shape = Class { ..Class::default() };
     lab.capture.set_class(lab.class, shape).await.unwrap();
     let mut child = lab.start(
         "import errno\n\

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use offramp_control::{Code, Refusal, RunRequest};
+use offramp_intercept::{ClassId, Label};
 use offramp_rules::{Layer, ProfileId, State, UnavailableAction};
 use offramp_upstream::State as UpstreamState;
 
@@ -55,24 +56,16 @@ impl Desk {
     /// How many commands with a server of their own a user has running.
     pub(super) fn running(&self, uid: u32) -> usize {
         let (classes, made) = (self.shared.classes(), self.shared.ephemeral());
-        let apps = self.shared.capture.apps().unwrap_or_default();
-        let own = |class| {
-            classes
-                .get(class)
-                .is_some_and(|profile| made.contains_key(profile))
+        let labelled = self.shared.labelled().unwrap_or_default();
+        let own = |class: &ClassId| {
+            let made = classes.get(class).and_then(|profile| made.get(profile));
+            made.is_some_and(|made| made.uid == uid)
         };
-        apps.iter()
-            .filter(|(_, class, owner, _)| *owner == uid && own(class))
-            .count()
+        labelled.keys().filter(|class| own(class)).count()
     }
 
     /// Labels the asking process. To be called with `changing` held.
-    pub(super) async fn label(
-        &self,
-        peer: &Peer,
-        profile: &ProfileId,
-        app: u32,
-    ) -> Result<(), Refusal> {
+    pub(super) async fn label(&self, peer: &Peer, profile: &ProfileId) -> Result<ClassId, Refusal> {
         let failed = |error: &dyn std::error::Error| {
             Refusal::new(
                 Code::Unavailable,
@@ -97,7 +90,12 @@ impl Desk {
             .label_of(peer.pidfd.as_fd())
             .map_err(|error| failed(&error))?;
         let policy = self.shared.policy();
-        if let Some((class, _)) = known
+        let known = match known {
+            Some(Label::Class(class)) => Some(class),
+            Some(Label::Undecided { from, .. }) => from,
+            None => None,
+        };
+        if let Some(class) = known
             && let Some(current) = self.shared.classes().get(&class)
             && policy
                 .active
@@ -120,8 +118,9 @@ impl Desk {
             .await;
         self.shared
             .capture
-            .label(peer.pidfd.as_fd(), class, app, peer.uid)
-            .map_err(|error| failed(&error))
+            .label(peer.pidfd.as_fd(), class)
+            .map_err(|error| failed(&error))?;
+        Ok(class)
     }
 
     /// Waits for a first word from the upstream, so that a person learns at once why nothing works.

@@ -84,10 +84,12 @@ impl Desk {
             }
         };
         let classes = self.shared.classes();
-        let apps = self.shared.capture.apps().unwrap_or_default();
-        let own = apps.iter().filter(|(_, class, owner, _)| {
-            classes.get(class) == Some(id) && uid.is_none_or(|uid| uid == *owner)
-        });
+        let labelled = self.shared.labelled().unwrap_or_default();
+        let own = labelled
+            .iter()
+            .filter(|(class, _)| classes.get(class) == Some(id))
+            .flat_map(|(_, processes)| processes)
+            .filter(|process| uid.is_none_or(|uid| uid == process.uid));
         ProfileStatus {
             identifier: id.to_string(),
             visible_name: Some(profile.visible_name.clone()),

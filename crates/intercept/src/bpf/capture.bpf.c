@@ -39,7 +39,10 @@
 #define LOOPBACK_IFINDEX 1
 #define DNS_PORT 53
 #define CLASS_LIMIT 4096
+#define UNDECIDED 4094
+#define UNDECIDED_MARK ((__u32)UNDECIDED << 20)
 #define TCX_NEXT (-1)
+#define PF_EXITING 0x4
 
 /* What a class lets its flows do; written by the daemon. */
 #define CLASS_OPEN (1 << 0)	   /* flows may begin */
@@ -47,10 +50,15 @@
 #define CLASS_MULTICAST (1 << 2)   /* local networks are excluded, multicast and broadcast with them */
 #define CLASS_INBOUND (1 << 3)	   /* others may connect to its apps */
 #define CLASS_PERSONAL (1 << 4)	   /* a user chose the proxy: not for programs with other rights */
+#define CLASS_TRACKED (1 << 5)	   /* inherited, not captured */
+#define CLASS_TOOLS (1 << 6)	   /* every program that its apps start is asked about */
+#define CLASS_ENDING (1 << 7)	   /* its sockets are given back by the next sweep */
 
+/* What a task carries. Read and written as one word of eight octets. */
 struct label {
-	__u32 class;
-	__u32 app;
+	__u16 class; /* zero: looked at, and unmanaged */
+	__u16 from;  /* of an undecided one: the class before, or zero */
+	__u32 exec;  /* the exec that it was decided or asked for at; zero: given by the daemon */
 };
 
 /* The label of a socket, with the task that used it last. */
@@ -59,12 +67,15 @@ struct owner {
 	__u32 pid;
 	__u32 uid;
 	__u64 cookie;
+	__u32 instance; /* of the class */
+	__u32 flags;
 };
 
 struct class {
 	__u32 mark; /* zero: no such class */
 	__u32 flags;
-	char profile[64];
+	__u32 instance; /* grows each time the number is given to a class */
+	__u32 user;	/* whose it is; with CLASS_PERSONAL */
 };
 
 struct settings {
@@ -85,9 +96,10 @@ struct tuple {
 	__u32 protocol;
 };
 
-struct app {
-	__s64 tasks;
-	__u32 class;
+/* One labelled process, as `list_labelled` writes it. */
+struct row {
+	struct label label;
+	__u32 process;
 	__u32 uid;
 };
 
@@ -97,11 +109,11 @@ struct prefix {
 	__be32 address[4];
 };
 
-enum event_kind { EVENT_APP_ENDED = 1, EVENT_SOCKET_CLOSED = 2 };
+enum event_kind { EVENT_ENDED = 1, EVENT_SOCKET_CLOSED = 2, EVENT_EXEC = 3, EVENT_MOVED = 4 };
 
 struct event {
 	__u32 kind;
-	__u32 app;
+	__u32 process;
 	__u64 cookie;
 };
 
@@ -164,20 +176,21 @@ struct {
 	__type(value, struct owner);
 } owners SEC(".maps");
 
+/* The verdicts that came after the exec: exec -> class. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 65536);
 	__type(key, __u32);
-	__type(value, struct app);
-} apps SEC(".maps");
+	__type(value, __u32);
+} settled SEC(".maps");
 
-/* How many tasks each launch has, as far as `take_census` has come. */
+/* Whether the daemon has been told of an end that it has not looked at. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 65536);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u64);
-} census SEC(".maps");
+	__type(value, __u32);
+} ended SEC(".maps");
 
 /* Whose an arriving flow is. */
 struct {
@@ -269,40 +282,115 @@ static __always_inline struct class *get_class(__u32 id)
 	return class && class->mark ? class : 0;
 }
 
-/* The label of the running task's process. A thread that execs becomes the leader itself, which is
- * why every thread carries the label. */
-static __always_inline struct label *current_label(void)
+static __always_inline __u64 to_word(struct label label)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
+	union {
+		struct label label;
+		__u64 word;
+	} both = { .label = label };
+
+	return both.word;
+}
+
+static __always_inline struct label to_label(__u64 word)
+{
+	union {
+		__u64 word;
+		struct label label;
+	} both = { .word = word };
+
+	return both.label;
+}
+
+/* Where the label of a task's process is kept. A thread that execs becomes the leader itself, which
+ * is why every thread carries the label. */
+static __always_inline struct label *stored_label(struct task_struct *task)
+{
 	struct label *label = bpf_task_storage_get(&labels, task->group_leader, 0, 0);
 	__u32 process;
 
 	if (label || !strays_seen)
 		return label;
-	process = bpf_get_current_pid_tgid() >> 32;
+	process = task->tgid;
 	return bpf_map_lookup_elem(&strays, &process);
+}
+
+/* Reads a label and puts the verdict into it where that came meanwhile. */
+static __always_inline struct label resolve(struct label *stored)
+{
+	struct label label = to_label(*(volatile __u64 *)stored);
+	struct label decided = label;
+	__u32 *class;
+
+	if (label.class != UNDECIDED)
+		return label;
+	class = bpf_map_lookup_elem(&settled, &label.exec);
+	if (!class)
+		return label;
+	decided.class = *class;
+	decided.from = 0;
+	/* Unless another exec was quicker. */
+	__sync_val_compare_and_swap((__u64 *)stored, to_word(label), to_word(decided));
+	return decided;
+}
+
+static __always_inline struct label current_label(void)
+{
+	struct label *stored = stored_label(bpf_get_current_task_btf());
+	struct label none = {};
+
+	return stored ? resolve(stored) : none;
+}
+
+/* Whether the flows of the running process are captured. `class` may be null then: what cannot be
+ * looked up is refused. */
+static __always_inline int is_captured(struct label *label, struct class **class)
+{
+	__u32 number;
+
+	*label = current_label();
+	number = label->class;
+	if (!number)
+		return 0;
+	*class = bpf_map_lookup_elem(&classes, &number);
+	if (*class && (*class)->flags & CLASS_TRACKED)
+		return 0;
+	if (*class && !(*class)->mark)
+		*class = 0;
+	return 1;
 }
 
 /* ---- tasks ---- */
 
+static __always_inline int put_label(struct task_struct *task, struct label *label)
+{
+	struct label *stored =
+		bpf_task_storage_get(&labels, task, label, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	__u32 process = task->tgid;
+
+	if (stored) {
+		*(volatile __u64 *)stored = to_word(*label);
+		return 0;
+	}
+	strays_seen = 1;
+	count(COUNT_STRAY);
+	return bpf_map_update_elem(&strays, &process, label, BPF_ANY);
+}
+
 SEC("tp_btf/task_newtask")
 int BPF_PROG(inherit, struct task_struct *task)
 {
-	struct label *label = current_label();
-	struct app *app;
-	__u32 process;
+	struct label *stored = stored_label(bpf_get_current_task_btf());
+	struct label label, later;
 
-	if (!label)
+	if (!stored)
 		return 0;
-	process = task->tgid;
-	if (!bpf_task_storage_get(&labels, task, label, BPF_LOCAL_STORAGE_GET_F_CREATE)) {
-		strays_seen = 1;
-		bpf_map_update_elem(&strays, &process, label, BPF_ANY);
-		count(COUNT_STRAY);
-	}
-	app = bpf_map_lookup_elem(&apps, &label->app);
-	if (app)
-		__sync_fetch_and_add(&app->tasks, 1);
+	label = resolve(stored);
+	put_label(task, &label);
+	/* A relabelling may be at work: it has met the parent and not yet the child. */
+	later = resolve(stored);
+	if (to_word(later) != to_word(label))
+		put_label(task, &later);
 	return 0;
 }
 
@@ -312,79 +400,87 @@ int BPF_PROG(leave, struct task_struct *task)
 	struct label *label = bpf_task_storage_get(&labels, task, 0, 0);
 	__u32 process = task->tgid;
 	struct event *event;
-	struct app *app;
+	__u32 zero = 0;
+	__u32 *told;
 
 	/* With the last thread, which need not be the leader. */
-	if (strays_seen && task->signal->live.counter == 0)
-		bpf_map_delete_elem(&strays, &process);
-	if (!label)
+	if (task->signal->live.counter != 0)
 		return 0;
-	app = bpf_map_lookup_elem(&apps, &label->app);
-	if (!app || __sync_fetch_and_add(&app->tasks, -1) != 1)
+	if (strays_seen)
+		bpf_map_delete_elem(&strays, &process);
+	if (!label || !label->class)
+		return 0;
+	told = bpf_map_lookup_elem(&ended, &zero);
+	if (!told || __sync_val_compare_and_swap(told, 0, 1))
 		return 0;
 	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
-	if (!event)
+	if (!event) {
+		*told = 0;
 		return 0;
-	event->kind = EVENT_APP_ENDED;
-	event->app = label->app;
+	}
+	event->kind = EVENT_ENDED;
+	event->process = process;
 	event->cookie = 0;
 	bpf_ringbuf_submit(event, 0);
 	return 0;
 }
 
-/* Counts the tasks of each launch; the daemon reads it to the end and then looks at the map. */
+/* Writes a row for each task of a labelled process that is not about to end. */
 SEC("iter/task")
-int take_census(struct bpf_iter__task *ctx)
+int list_labelled(struct bpf_iter__task *ctx)
 {
 	struct task_struct *task = ctx->task;
-	struct label *label;
-	__u64 one = 1;
-	__u64 *tasks;
+	struct label *stored;
+	struct row row = {};
 
-	/* One that waits for its parent to take note of its end sends nothing any more. */
-	if (!task || task->exit_state)
+	if (!task || task->flags & PF_EXITING)
 		return 0;
-	label = bpf_task_storage_get(&labels, task, 0, 0);
-	if (!label)
+	stored = stored_label(task);
+	if (!stored)
 		return 0;
-	tasks = bpf_map_lookup_elem(&census, &label->app);
-	if (tasks)
-		__sync_fetch_and_add(tasks, 1);
-	else
-		bpf_map_update_elem(&census, &label->app, &one, BPF_ANY);
+	row.label = resolve(stored);
+	if (!row.label.class)
+		return 0;
+	row.process = task->tgid;
+	row.uid = task->cred->uid.val;
+	bpf_seq_write(ctx->meta->seq, &row, sizeof(row));
 	return 0;
 }
 
 /* ---- sockets ---- */
 
 /* A program that changes its user on exec (setuid) must not meet a proxy that a user chose. */
-static __always_inline int is_beyond(struct class *class, struct label *label)
+static __always_inline int is_beyond(struct class *class)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct app *app;
 
-	if (!(class->flags & CLASS_PERSONAL))
-		return 0;
-	app = bpf_map_lookup_elem(&apps, &label->app);
-	return !app || task->cred->euid.val != app->uid;
+	return class->flags & CLASS_PERSONAL && task->cred->euid.val != class->user;
+}
+
+/* The owner of a socket; none where it was given back. */
+static __always_inline struct owner *owner_of(struct bpf_sock *sk)
+{
+	struct owner *owner = bpf_sk_storage_get(&owners, sk, 0, 0);
+
+	return owner && owner->label.class ? owner : 0;
 }
 
 SEC("cgroup/sock_create")
 int on_create(struct bpf_sock *ctx)
 {
-	struct label *label = current_label();
-	struct class *class;
 	struct owner owner = {};
+	struct class *class;
+	struct label label;
 
-	if (!label)
+	if (!is_captured(&label, &class))
 		return 1;
-	class = get_class(label->class);
-	if (!class || is_beyond(class, label) || (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP &&
+	if (!class || is_beyond(class) || (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP &&
 		       ctx->protocol != IPPROTO_MPTCP)) {
 		count(COUNT_FORBIDDEN);
 		return 0;
 	}
-	owner.label = *label;
+	owner.label = label;
+	owner.instance = class->instance;
 	owner.pid = bpf_get_current_pid_tgid() >> 32;
 	owner.uid = bpf_get_current_uid_gid();
 	owner.cookie = bpf_get_socket_cookie(ctx);
@@ -402,14 +498,14 @@ int on_release(struct bpf_sock *ctx)
 
 	if (ctx->protocol != IPPROTO_UDP)
 		return 1;
-	owner = bpf_sk_storage_get(&owners, ctx, 0, 0);
+	owner = owner_of(ctx);
 	if (!owner)
 		return 1;
 	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 	if (!event)
 		return 1;
 	event->kind = EVENT_SOCKET_CLOSED;
-	event->app = owner->label.app;
+	event->process = owner->pid;
 	event->cookie = owner->cookie;
 	bpf_ringbuf_submit(event, 0);
 	return 1;
@@ -424,8 +520,10 @@ int on_setsockopt(struct bpf_sockopt *ctx)
 		       ctx->optname == SO_BINDTOIFINDEX)) ||
 		     (ctx->level == SOL_IP && ctx->optname == IP_UNICAST_IF) ||
 		     (ctx->level == SOL_IPV6 && ctx->optname == IPV6_UNICAST_IF);
+	struct class *class;
+	struct label label;
 
-	if (device && current_label()) {
+	if (device && is_captured(&label, &class)) {
 		count(COUNT_SWALLOWED);
 		ctx->optlen = -1;
 	} else if (ctx->optlen > 4096) {
@@ -572,8 +670,10 @@ static __always_inline int is_alive(struct settings *set, int protocol, int ipv6
 }
 
 /* Takes the socket under the label, also one that was made before its task had it. */
-static __always_inline int adopt(struct bpf_sock_addr *ctx, struct label *label, __u32 mark)
+static __always_inline int adopt(struct bpf_sock_addr *ctx, struct label *label,
+				 struct class *class)
 {
+	__u32 mark = class->mark;
 	struct owner *owner;
 	struct owner fresh = {};
 	char none[16] = {};
@@ -590,6 +690,8 @@ static __always_inline int adopt(struct bpf_sock_addr *ctx, struct label *label,
 	if (ctx->sk->mark != mark && bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark)))
 		return -1;
 	owner->label = *label;
+	owner->instance = class->instance;
+	owner->flags = 0;
 	if (ctx->sk->bound_dev_if)
 		bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTODEVICE, none, sizeof(none));
 	owner->pid = bpf_get_current_pid_tgid() >> 32;
@@ -598,10 +700,10 @@ static __always_inline int adopt(struct bpf_sock_addr *ctx, struct label *label,
 }
 
 /* Zero, or the error that the program is told. `a` and `port` may be moved to a stand-in. */
-static __always_inline int judge(struct bpf_sock_addr *ctx, struct label *label, __be32 *a)
+static __always_inline int judge(struct bpf_sock_addr *ctx, struct label *label,
+				 struct class *class, __be32 *a)
 {
 	struct settings *set = get_settings();
-	struct class *class = get_class(label->class);
 	int dns = ctx->user_port == bpf_htons(DNS_PORT);
 	int ipv6 = !is_mapped(a);
 
@@ -609,9 +711,9 @@ static __always_inline int judge(struct bpf_sock_addr *ctx, struct label *label,
 		return ECONNREFUSED;
 	if (bpf_get_netns_cookie(ctx) != set->netns_cookie)
 		return is_loopback(a) ? 0 : ENETUNREACH;
-	if (is_beyond(class, label))
+	if (is_beyond(class))
 		return EPERM;
-	if (adopt(ctx, label, class->mark))
+	if (adopt(ctx, label, class))
 		return ECONNREFUSED;
 	if (dns) {
 		if (to_stand_in(a, label->class))
@@ -657,16 +759,34 @@ static __always_inline void write_ipv6(struct bpf_sock_addr *ctx, const __be32 *
 	ctx->user_ip6[3] = a[3];
 }
 
+/* A socket that was made while its program was undecided, which is unmanaged now. */
+static __always_inline void give_back(struct bpf_sock_addr *ctx)
+{
+	struct owner *owner;
+	__u32 none = 0;
+
+	if (!ctx->sk || ctx->sk->mark != UNDECIDED_MARK)
+		return;
+	owner = bpf_sk_storage_get(&owners, ctx->sk, 0, 0);
+	if (!owner || owner->label.class != UNDECIDED)
+		return;
+	if (!bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &none, sizeof(none)))
+		owner->label.class = 0;
+}
+
 static __always_inline int on_ipv4(struct bpf_sock_addr *ctx)
 {
-	struct label *label = current_label();
 	__be32 a[4] = { 0, 0, bpf_htonl(0xffff), 0 };
+	struct class *class;
+	struct label label;
 	int error;
 
-	if (!label)
+	if (!is_captured(&label, &class)) {
+		give_back(ctx);
 		return 1;
+	}
 	a[3] = ctx->user_ip4;
-	error = judge(ctx, label, a);
+	error = judge(ctx, &label, class, a);
 	if (error)
 		return refuse(error);
 	if (a[3] != ctx->user_ip4)
@@ -676,14 +796,17 @@ static __always_inline int on_ipv4(struct bpf_sock_addr *ctx)
 
 static __always_inline int on_ipv6(struct bpf_sock_addr *ctx)
 {
-	struct label *label = current_label();
+	struct class *class;
+	struct label label;
 	__be32 a[4];
 	int error;
 
-	if (!label)
+	if (!is_captured(&label, &class)) {
+		give_back(ctx);
 		return 1;
+	}
 	read_ipv6(ctx, a);
-	error = judge(ctx, label, a);
+	error = judge(ctx, &label, class, a);
 	if (error)
 		return refuse(error);
 	if (a[3] != ctx->user_ip6[3] || a[0] != ctx->user_ip6[0])
@@ -721,13 +844,16 @@ int on_sendmsg6(struct bpf_sock_addr *ctx)
  */
 static __always_inline int on_bind(struct bpf_sock_addr *ctx)
 {
-	struct label *label = current_label();
 	struct class *class;
+	struct label label;
 	__u32 none = 0;
 
-	if (!label || ctx->type != SOCK_STREAM || !ctx->user_port)
+	if (!is_captured(&label, &class)) {
+		give_back(ctx);
 		return 1;
-	class = get_class(label->class);
+	}
+	if (ctx->type != SOCK_STREAM || !ctx->user_port)
+		return 1;
 	if (class && class->flags & CLASS_INBOUND)
 		bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &none, sizeof(none));
 	return 1;
@@ -751,7 +877,7 @@ static __always_inline int tell_ipv4(struct bpf_sock_addr *ctx)
 {
 	__be32 a[4] = { 0, 0, bpf_htonl(0xffff), 0 };
 
-	if (ctx->user_port != bpf_htons(DNS_PORT) || !current_label())
+	if (ctx->user_port != bpf_htons(DNS_PORT) || !current_label().class)
 		return 1;
 	a[3] = ctx->user_ip4;
 	if (from_stand_in(a))
@@ -763,7 +889,7 @@ static __always_inline int tell_ipv6(struct bpf_sock_addr *ctx)
 {
 	__be32 a[4];
 
-	if (ctx->user_port != bpf_htons(DNS_PORT) || !current_label())
+	if (ctx->user_port != bpf_htons(DNS_PORT) || !current_label().class)
 		return 1;
 	read_ipv6(ctx, a);
 	if (from_stand_in(a))
@@ -853,17 +979,16 @@ static __always_inline int drop(__u32 why)
 	return 0;
 }
 
-/* Notes whose the flow is that begins here. A socket that outlived its launch begins none: the
- * number of its class may be another's by now. */
-static __always_inline int identify(struct tuple *tuple, struct owner *owner)
+/* Notes whose the flow is that begins here. A socket that outlived its class begins none: the number
+ * may be another's by now. */
+static __always_inline int identify(struct tuple *tuple, struct owner *owner, struct class *class)
 {
 	struct owner *known = bpf_map_lookup_elem(&identities, tuple);
-	struct app *app = bpf_map_lookup_elem(&apps, &owner->label.app);
 
-	if (!app || app->class != owner->label.class)
+	if (class->instance != owner->instance)
 		return 0;
 	if (known && known->cookie == owner->cookie && known->pid == owner->pid &&
-	    known->label.app == owner->label.app)
+	    to_word(known->label) == to_word(owner->label))
 		return 1;
 	return !bpf_map_update_elem(&identities, tuple, owner, BPF_ANY);
 }
@@ -887,7 +1012,7 @@ int on_egress(struct __sk_buff *skb)
 
 	if (!sk)
 		return 1;
-	owner = bpf_sk_storage_get(&owners, sk, 0, 0);
+	owner = owner_of(sk);
 	set = get_settings();
 	if (!owner) {
 		if (!set || skb->ifindex != set->device ||
@@ -903,7 +1028,7 @@ int on_egress(struct __sk_buff *skb)
 	if (bpf_get_netns_cookie(skb) != set->netns_cookie)
 		return skb->ifindex == LOOPBACK_IFINDEX ? 1 : drop(COUNT_EGRESS_DROP);
 	if (skb->ifindex == set->device)
-		return !begins || identify(&tuple, owner) ? 1 : drop(COUNT_EGRESS_DROP);
+		return !begins || identify(&tuple, owner, class) ? 1 : drop(COUNT_EGRESS_DROP);
 	if (tuple.target_port == bpf_htons(DNS_PORT) && begins)
 		return drop(COUNT_EGRESS_DROP);
 	if (skb->ifindex == LOOPBACK_IFINDEX)
@@ -929,7 +1054,7 @@ int on_ingress(struct __sk_buff *skb)
 
 	if (!sk)
 		return 1;
-	owner = bpf_sk_storage_get(&owners, sk, 0, 0);
+	owner = owner_of(sk);
 	if (!owner || skb->ifindex == LOOPBACK_IFINDEX)
 		return 1;
 	set = get_settings();
@@ -998,9 +1123,11 @@ int on_connect_unix(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock_addr_kern *kern;
 	char path[64] = {};
+	struct class *class;
+	struct label label;
 	const char *name;
 
-	if (!current_label())
+	if (!is_captured(&label, &class))
 		return 1;
 	kern = bpf_cast_to_kern_ctx(ctx);
 	/* Behind the family, sockaddr_un is the path. */

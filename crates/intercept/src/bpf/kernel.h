@@ -10,6 +10,7 @@ typedef struct {
 } kuid_t;
 
 struct cred {
+	kuid_t uid;
 	kuid_t euid;
 };
 
@@ -22,10 +23,10 @@ struct signal_struct {
 };
 
 struct task_struct {
+	unsigned int flags;
 	struct task_struct *group_leader;
 	struct signal_struct *signal;
 	int tgid;
-	int exit_state;
 	const struct cred *cred;
 };
 
