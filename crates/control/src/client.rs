@@ -17,8 +17,9 @@ use tokio::time::timeout;
 
 use crate::error::{check_answer, read_json};
 use crate::{
-    Check, ClientError, Flow, FlowEvent, MAX_BODY, MAX_LINE, ProfileStatus, ProfileText,
-    ReloadAnswer, Status, StoreAnswer, SwitchAnswer, SwitchRequest, paths,
+    Check, ClientError, ExplainRequest, Explanation, Flow, FlowEvent, MAX_BODY, MAX_LINE,
+    ProfileStatus, ProfileText, ReloadAnswer, RunningApp, Status, StoreAnswer, SwitchAnswer,
+    SwitchRequest, UserAnswer, UserFiles, paths,
 };
 
 const DEFAULT_LIMIT: Duration = Duration::from_secs(10);
@@ -80,6 +81,23 @@ impl Client {
             Ok(stream)
         };
         self.limited(open).await
+    }
+
+    /// The running apps that a profile claims.
+    pub async fn apps(&self) -> Result<Vec<RunningApp>, ClientError> {
+        self.json(Method::GET, paths::APPS, Bytes::new()).await
+    }
+
+    /// Why a flow goes the way it goes.
+    pub async fn explain(&self, request: &ExplainRequest) -> Result<Explanation, ClientError> {
+        self.json(Method::POST, paths::EXPLAIN, encode(request))
+            .await
+    }
+
+    /// Sends all of the asking user's own profiles and credentials.
+    pub async fn send_user_files(&self, files: &UserFiles) -> Result<UserAnswer, ClientError> {
+        self.json(Method::PUT, paths::USER_POLICIES, encode(files))
+            .await
     }
 
     /// Switches a profile, or all, off or on.

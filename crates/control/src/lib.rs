@@ -14,9 +14,11 @@ pub mod paths;
 pub use client::{Client, FlowStream};
 pub use error::{ClientError, Code, ErrorBody, Refusal};
 pub use messages::{
-    App, Check, Flow, FlowEvent, FlowState, Lifecycle, Outcome, Problem, ProfileState,
-    ProfileStatus, ProfileText, Protocol, ReloadAnswer, RunAnswer, RunRequest, RunServer, Severity,
-    Status, StoreAnswer, SwitchAnswer, SwitchRequest, Way,
+    App, AppClaim, Check, ClaimedBy, Content, Decided, DecidedStep, ExplainRequest, ExplainTarget,
+    Explanation, Fact, Finding, Flow, FlowEvent, FlowState, KernelView, Lifecycle, Outcome,
+    Problem, ProfileState, ProfileStatus, ProfileText, Protocol, ReloadAnswer, RunAnswer,
+    RunRequest, RunServer, RunningApp, Severity, Status, StoreAnswer, Subject, SwitchAnswer,
+    SwitchRequest, UserAnswer, UserFile, UserFiles, Way,
 };
 
 /// Where the daemon listens unless it was told otherwise.

@@ -1,6 +1,17 @@
+mod apps;
+mod explain;
+mod user;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::apps::{AppClaim, ClaimedBy, RunningApp};
+pub use self::explain::{
+    Decided, DecidedStep, ExplainRequest, ExplainTarget, Explanation, Fact, Finding, KernelView,
+    Subject,
+};
+pub use self::user::{Content, UserAnswer, UserFile, UserFiles};
 
 /// What the daemon is and does, as far as the asking user may see it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

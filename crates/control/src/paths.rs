@@ -16,6 +16,12 @@ pub const PROFILES: &str = "/v1/profiles";
 /// `GET` with an identifier behind it: [`ProfileText`](crate::ProfileText). `DELETE`:
 /// [`StoreAnswer`](crate::StoreAnswer).
 pub const PROFILE_PREFIX: &str = "/v1/profiles/";
+/// `GET`: a list of [`RunningApp`](crate::RunningApp)s.
+pub const APPS: &str = "/v1/apps";
+/// `POST` [`ExplainRequest`](crate::ExplainRequest): [`Explanation`](crate::Explanation).
+pub const EXPLAIN: &str = "/v1/explain";
+/// `PUT` [`UserFiles`](crate::UserFiles): [`UserAnswer`](crate::UserAnswer).
+pub const USER_POLICIES: &str = "/v1/user/policies";
 /// `GET`: a list of [`Check`](crate::Check)s.
 pub const DOCTOR: &str = "/v1/doctor";
 /// `POST`: [`ReloadAnswer`](crate::ReloadAnswer).
