@@ -20,8 +20,9 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use offramp_control::{
-    Check, Code, ErrorBody, Flow, FlowEvent, MAX_BODY, ProfileStatus, ProfileText, Refusal,
-    ReloadAnswer, RunAnswer, RunRequest, Status, StoreAnswer, SwitchAnswer, SwitchRequest, paths,
+    Check, Code, ErrorBody, ExplainRequest, Explanation, Flow, FlowEvent, MAX_BODY, ProfileStatus,
+    ProfileText, Refusal, ReloadAnswer, RunAnswer, RunRequest, RunningApp, Status, StoreAnswer,
+    SwitchAnswer, SwitchRequest, UserAnswer, UserFiles, paths,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -63,6 +64,26 @@ pub(crate) trait Api: Send + Sync + 'static {
         &self,
         peer: &Peer,
     ) -> impl Future<Output = Result<mpsc::Receiver<FlowEvent>, Refusal>> + Send;
+    /// The running apps.
+    fn apps(&self, _peer: &Peer) -> impl Future<Output = Result<Vec<RunningApp>, Refusal>> + Send {
+        std::future::ready(Err(not_yet()))
+    }
+    /// Why a flow goes the way it goes.
+    fn explain(
+        &self,
+        _peer: &Peer,
+        _request: ExplainRequest,
+    ) -> impl Future<Output = Result<Explanation, Refusal>> + Send {
+        std::future::ready(Err(not_yet()))
+    }
+    /// Takes the profiles of the peer's user.
+    fn take_user_files(
+        &self,
+        _peer: &Peer,
+        _files: UserFiles,
+    ) -> impl Future<Output = Result<UserAnswer, Refusal>> + Send {
+        std::future::ready(Err(not_yet()))
+    }
     /// Labels the process of the peer.
     fn run(
         &self,
@@ -104,6 +125,10 @@ pub(crate) trait Api: Send + Sync + 'static {
     fn reload(&self, peer: &Peer) -> impl Future<Output = Result<ReloadAnswer, Refusal>> + Send;
     /// The metrics as OpenMetrics text.
     fn metrics(&self, peer: &Peer) -> impl Future<Output = Result<String, Refusal>> + Send;
+}
+
+fn not_yet() -> Refusal {
+    Refusal::new(Code::NotSupported, "this daemon cannot do that")
 }
 
 /// Answers one client until it leaves; after `stop` the answer under way is still finished.
@@ -184,6 +209,11 @@ async fn route(
             Ok(stream(api.follow_flows(peer).await?, stop))
         }
         (&Method::GET, paths::FLOWS) => json(&api.flows(peer).await?),
+        (&Method::GET, paths::APPS) => json(&api.apps(peer).await?),
+        (&Method::POST, paths::EXPLAIN) => json(&api.explain(peer, message(request).await?).await?),
+        (&Method::PUT, paths::USER_POLICIES) => {
+            json(&api.take_user_files(peer, message(request).await?).await?)
+        }
         (&Method::POST, paths::RUN) => json(&api.run(peer, message(request).await?).await?),
         (&Method::POST, paths::SWITCH) => json(&api.switch(peer, message(request).await?).await?),
         (&Method::GET, paths::PROFILES) => json(&api.profiles(peer).await?),
@@ -207,6 +237,9 @@ fn nowhere(method: &Method, path: &str, is_profile: bool) -> Refusal {
     let known = [
         paths::STATUS,
         paths::FLOWS,
+        paths::APPS,
+        paths::EXPLAIN,
+        paths::USER_POLICIES,
         paths::RUN,
         paths::SWITCH,
         paths::PROFILES,

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use offramp_control::{
-    App, Client, ClientError, FlowState, Lifecycle, ProfileState, Protocol, Way, blocking,
+    App, AppClaim, ClaimedBy, Client, ClientError, Content, ExplainTarget, FlowState, Lifecycle,
+    ProfileState, Protocol, Subject, UserFile, Way, blocking,
 };
 use tokio::net::UnixListener;
 use tokio::task::JoinSet;
@@ -54,6 +55,34 @@ impl Api for Echo {
             }),
             None => Err(Refusal::new(Code::Conflict, "more than one profile").hint("name one")),
         }
+    }
+
+    async fn apps(&self, _: &Peer) -> Result<Vec<RunningApp>, Refusal> {
+        Ok(vec![running()])
+    }
+
+    async fn explain(&self, _: &Peer, request: ExplainRequest) -> Result<Explanation, Refusal> {
+        Ok(Explanation {
+            subject: format!("{:?} {:?}", request.subject, request.target),
+            facts: Vec::new(),
+            findings: Vec::new(),
+            kernel: None,
+            decisions: Vec::new(),
+            notes: Vec::new(),
+        })
+    }
+
+    async fn take_user_files(&self, _: &Peer, files: UserFiles) -> Result<UserAnswer, Refusal> {
+        let all = files.policies.iter().chain(&files.credentials);
+        let shown = all.map(|file| {
+            let content = String::from_utf8_lossy(&file.content.0);
+            format!("{}: {content}", file.name)
+        });
+        Ok(UserAnswer {
+            changed: true,
+            profiles: shown.collect(),
+            problems: Vec::new(),
+        })
     }
 
     async fn switch(&self, _: &Peer, request: SwitchRequest) -> Result<SwitchAnswer, Refusal> {
@@ -191,6 +220,24 @@ fn flow(id: u64) -> Flow {
     }
 }
 
+fn running() -> RunningApp {
+    RunningApp {
+        pid: 7,
+        uid: 1000,
+        user: Some("alice".into()),
+        program: "/usr/bin/python3".into(),
+        script: Some("/home/alice/x.py".into()),
+        claims: vec![AppClaim {
+            profile: "work".into(),
+            rule: None,
+            by: ClaimedBy::Wrapper,
+        }],
+        class: Some(3),
+        way: Way::Relay,
+        verdict: "relay through work".into(),
+    }
+}
+
 /// Writes bytes as they are and returns all that comes back.
 async fn exchange(socket: &Path, request: String) -> String {
     let socket = socket.to_owned();
@@ -233,6 +280,29 @@ async fn every_endpoint_reaches_its_call() {
     assert_eq!(client.switch(&off).await.unwrap().changed, ["work"]);
     assert!(client.reload().await.unwrap().changed);
     assert_eq!(client.metrics().await.unwrap(), "# EOF\n");
+}
+
+#[tokio::test]
+async fn apps_questions_and_files_reach_their_calls() {
+    let server = Server::echo();
+    let client = server.client();
+    assert_eq!(client.apps().await.unwrap(), [running()]);
+    let question = ExplainRequest {
+        subject: Some(Subject::Flow(9)),
+        target: Some(ExplainTarget::Name("example.com".into())),
+    };
+    let answer = client.explain(&question).await.unwrap();
+    assert_eq!(answer.subject, r#"Some(Flow(9)) Some(Name("example.com"))"#);
+    let file = |name: &str, content: &str| UserFile {
+        name: name.into(),
+        content: Content(content.into()),
+    };
+    let files = UserFiles {
+        policies: vec![file("a.json", "{}")],
+        credentials: vec![file("gateway", "alice:secret")],
+    };
+    let answer = client.send_user_files(&files).await.unwrap();
+    assert_eq!(answer.profiles, ["a.json: {}", "gateway: alice:secret"]);
 }
 
 #[tokio::test]
