@@ -22,14 +22,18 @@ pub struct Capture<'lab> {
 }
 
 impl<'lab> Capture<'lab> {
-    /// Starts to capture; returns when nothing can be missed any more.
-    pub(crate) fn start(client: &'lab Host, router: &Host, file: PathBuf) -> Self {
+    /// Starts to capture what `filter` lets through (empty: all); returns when nothing of that can be
+    /// missed any more.
+    pub(crate) fn start(client: &'lab Host, router: &Host, file: PathBuf, filter: &str) -> Self {
         let path = file.to_str().expect("the lab's directory is text");
         let mut command = router.command("tcpdump");
         command.args([
             "-i", "client", "-U", "-n", "-s", "128", "-B", "65536", "-Z", "root",
         ]);
         command.args(["-w", path]);
+        if !filter.is_empty() {
+            command.arg(format!("({filter}) or udp port {MARKER_PORT}"));
+        }
         let capture = Self {
             client,
             tcpdump: Running::start(command),

@@ -117,9 +117,15 @@ impl Lab {
 
     /// Starts to record what is on the wire between the client and the router.
     pub fn capture(&self) -> Capture<'_> {
+        self.capture_only("")
+    }
+
+    /// Starts to record those packets between the client and the router that `filter`, as tcpdump
+    /// has it, lets through; for tests with more packets than anybody wants to keep.
+    pub fn capture_only(&self, filter: &str) -> Capture<'_> {
         let number = self.captures.fetch_add(1, Ordering::Relaxed);
         let file = self.directory.path().join(format!("capture-{number}.pcap"));
-        Capture::start(&self.client, &self.router, file)
+        Capture::start(&self.client, &self.router, file, filter)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use nix::unistd::Pid;
 pub struct Running {
     name: String,
     child: Child,
-    output: [Option<JoinHandle<String>>; 2],
+    output: [Collected; 2],
     stop: Signal,
 }
 
@@ -30,8 +31,8 @@ impl Running {
             .spawn()
             .unwrap_or_else(|error| panic!("{name}: {error}"));
         let output = [
-            child.stdout.take().map(collect),
-            child.stderr.take().map(collect),
+            Collected::of(child.stdout.take()),
+            Collected::of(child.stderr.take()),
         ];
         Self {
             name,
@@ -70,15 +71,17 @@ impl Running {
             .expect("the command was started with a piped input")
     }
 
+    /// What it has printed until now.
+    pub fn said(&self) -> String {
+        self.output[0].text()
+    }
+
     /// Waits for the end; a process that takes longer than `limit` is killed and the test fails.
     pub fn finish(mut self, limit: Duration) -> Finished {
         let status = self.wait(limit);
         // What is left of the group may hold the pipes open.
         self.kill_group();
-        let [stdout, stderr] = self.output.each_mut().map(|pipe| match pipe.take() {
-            Some(reader) => reader.join().expect("reading a pipe does not panic"),
-            None => String::new(),
-        });
+        let [stdout, stderr] = self.output.each_mut().map(Collected::finish);
         let Some(status) = status else {
             panic!("{} did not end in {limit:?}\n{stdout}\n{stderr}", self.name)
         };
@@ -120,13 +123,41 @@ impl Drop for Running {
     }
 }
 
-fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        // A pipe that breaks off has said all it had to say.
-        let _ = pipe.read_to_end(&mut bytes);
+/// What comes out of a pipe, as it comes.
+#[derive(Debug)]
+struct Collected {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Collected {
+    fn of(pipe: Option<impl Read + Send + 'static>) -> Self {
+        let bytes = Arc::default();
+        let reader = pipe.map(|mut pipe| {
+            let bytes: Arc<Mutex<Vec<u8>>> = Arc::clone(&bytes);
+            std::thread::spawn(move || {
+                let mut piece = [0; 4096];
+                // A pipe that breaks off has said all it had to say.
+                while let Ok(count @ 1..) = pipe.read(&mut piece) {
+                    let mut bytes = bytes.lock().expect("nobody panics with the lock");
+                    bytes.extend_from_slice(&piece[..count]);
+                }
+            })
+        });
+        Self { bytes, reader }
+    }
+
+    fn text(&self) -> String {
+        let bytes = self.bytes.lock().expect("nobody panics with the lock");
         String::from_utf8_lossy(&bytes).into_owned()
-    })
+    }
+
+    fn finish(&mut self) -> String {
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("reading a pipe does not panic");
+        }
+        self.text()
+    }
 }
 
 /// A process that has ended.

@@ -7,13 +7,14 @@
 mod bulk;
 mod many;
 mod socket;
+mod starts;
 
 use std::net::SocketAddr;
 
 use anyhow::{Context, bail};
 
 const USAGE: &str = "offramp-probe tcp|udp [OPTION…] TARGET…, upload|download|ends-first TARGET \
-                     BYTES, open|short COUNT TARGET…";
+                     BYTES, open|short COUNT TARGET…, starts same|fresh|replaced COUNT PROGRAM";
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -34,6 +35,13 @@ fn main() -> anyhow::Result<()> {
                 "download" => bulk::download(target, bytes),
                 _ => bulk::ends_first(target, bytes),
             }
+        }
+        "starts" => {
+            let [way, count, program] = rest else {
+                bail!(USAGE)
+            };
+            let count = count.parse().context("a number of starts")?;
+            starts::starts(way, count, program.as_ref())
         }
         "open" | "short" => {
             let Some((count, targets)) = rest.split_first() else {

@@ -1,0 +1,297 @@
+//! Programs that are on the wire in their first instructions: no start is ever too early for a rule.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddrV4;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use offramp_tests::addresses::target;
+use offramp_tests::{
+    Daemon, Gateway, Lab, PROFILE, Running, Transport, binary, build_first, port, wait_until,
+};
+use serde_json::{Value, json};
+
+const LIMIT: Duration = Duration::from_secs(300);
+/// Connections of each kind, and as many of unmanaged programs beside them.
+const STARTS: usize = 10_000;
+/// Datagrams of each kind, and as many of unmanaged programs beside them.
+const DATAGRAMS: usize = 2_000;
+/// What managed programs reach, and nobody else.
+const MANAGED: u8 = 1;
+/// What unmanaged programs reach.
+const UNMANAGED: u8 = 2;
+
+type Ends = BTreeMap<String, usize>;
+
+/// A way to be named by a rule, and what is started over and over.
+struct Kind {
+    label: &'static str,
+    way: &'static str,
+    program: &'static str,
+    /// What starts it; the probe where nothing is said.
+    starter: Option<&'static str>,
+}
+
+const KINDS: [Kind; 6] = [
+    kind("a known executable", "same", "known"),
+    kind("a new executable of a known name", "fresh", "named"),
+    kind("replaced by an upgrade", "replaced", "upgraded"),
+    kind("under a link's name", "same", "link"),
+    Kind {
+        starter: Some("parent"),
+        ..kind("a child of an app", "same", "child")
+    },
+    Kind {
+        starter: Some("parent"),
+        ..kind("a new child of an app", "fresh", "newborn")
+    },
+];
+
+/// Only where every executable may be meant.
+const WILD: [Kind; 2] = [
+    kind("like a pattern", "same", "wild-one"),
+    kind("a new one like a pattern", "fresh", "wild-two"),
+];
+
+/// Programs that no rule names: nothing like any rule, and at other places than rules say.
+const NEIGHBOURS: [Kind; 3] = [
+    kind("another name", "same", "plain"),
+    kind("the same name elsewhere", "same", "elsewhere/known"),
+    kind("a new executable", "fresh", "stranger"),
+];
+
+const fn kind(label: &'static str, way: &'static str, program: &'static str) -> Kind {
+    Kind {
+        label,
+        way,
+        program,
+        starter: None,
+    }
+}
+
+struct Race<'lab> {
+    lab: &'lab Lab,
+    daemon: Daemon<'lab>,
+    directory: PathBuf,
+}
+
+impl<'lab> Race<'lab> {
+    fn start(lab: &'lab Lab, transport: Transport, rules: &[&str]) -> Self {
+        let directory = lab.directory().join("race");
+        std::fs::create_dir_all(directory.join("elsewhere")).expect("the lab's directory is ours");
+        let build = |name: &str, number: u8| {
+            let to = match transport {
+                Transport::Udp => port::ECHO,
+                _ => port::BANNER,
+            };
+            let to = SocketAddrV4::new(target(number), to);
+            build_first(&directory.join(name), transport, to);
+        };
+        for kind in NEIGHBOURS {
+            build(kind.program, UNMANAGED);
+        }
+        for kind in KINDS.iter().chain(&WILD) {
+            match kind.program {
+                "link" => {
+                    build("behind", MANAGED);
+                    symlink("behind", directory.join("link")).expect("the directory is ours");
+                }
+                name => build(name, MANAGED),
+            }
+        }
+        std::fs::copy(binary("offramp-probe"), directory.join("parent"))
+            .expect("the directory is ours");
+        let daemon = Daemon::start_with(lab, &[profile(&directory, rules)]);
+        Self {
+            lab,
+            daemon,
+            directory,
+        }
+    }
+
+    fn spawn(&self, kind: &Kind, count: usize) -> Running {
+        let starter = match kind.starter {
+            Some(name) => self.directory.join(name),
+            None => binary("offramp-probe"),
+        };
+        let program = self.directory.join(kind.program);
+        self.lab.client().spawn(&[
+            &starter.display().to_string(),
+            "starts",
+            kind.way,
+            &count.to_string(),
+            &program.display().to_string(),
+        ])
+    }
+
+    /// Starts each of `kinds` `count` times with neighbours beside it, lets `meanwhile` happen again
+    /// and again, and checks the ends: of the managed ones, then of the unmanaged ones.
+    fn run(
+        &mut self,
+        kinds: &[Kind],
+        count: usize,
+        mut meanwhile: impl FnMut(&mut Daemon<'lab>),
+        check: impl Fn(&str, &Ends),
+        check_neighbour: impl Fn(&str, &Ends),
+    ) {
+        let wire = self.lab.capture_only(&format!("host {}", target(MANAGED)));
+        for (number, kind) in kinds.iter().enumerate() {
+            let neighbour = &NEIGHBOURS[number % NEIGHBOURS.len()];
+            let mut managed = self.spawn(kind, count);
+            let mut unmanaged = self.spawn(neighbour, count);
+            while managed.is_running() || unmanaged.is_running() {
+                meanwhile(&mut self.daemon);
+            }
+            check(kind.label, &ends(managed, count));
+            check_neighbour(neighbour.label, &ends(unmanaged, count));
+        }
+        wire.packets().assert_none_with(target(MANAGED));
+    }
+}
+
+fn profile(directory: &Path, rules: &[&str]) -> Value {
+    let mut profile = Daemon::profile();
+    let rules: Vec<_> = rules
+        .iter()
+        .map(|rule| {
+            let identity = rule.replace("$dir", &directory.display().to_string());
+            json!({ "SigningIdentifier": identity })
+        })
+        .collect();
+    profile["Payload"]["AppRules"] = rules.into();
+    profile
+}
+
+const RULES: [&str; 5] = [
+    "exe:$dir/known",
+    "exe:named",
+    "exe:$dir/upgraded",
+    "exe:$dir/link",
+    "exe:$dir/parent",
+];
+
+fn ends(running: Running, count: usize) -> Ends {
+    let said = running.finish(LIMIT).success();
+    let ends: Ends = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
+    assert_eq!(ends.values().sum::<usize>(), count, "{ends:?}");
+    ends
+}
+
+/// Each start ended the same way.
+#[track_caller]
+fn all(label: &str, ends: &Ends, end: &str) {
+    assert!(
+        ends.keys().eq([end]),
+        "{label}: not all of them {end}: {ends:?}"
+    );
+}
+
+/// Waits a moment where nothing else is to be done.
+fn wait(_: &mut Daemon<'_>) {
+    std::thread::sleep(Duration::from_millis(20));
+}
+
+fn calm(transport: Transport, kinds: &[Kind], rules: &[&str], count: usize) {
+    let lab = Lab::new();
+    let _gateway = Gateway::start(&lab);
+    let mut race = Race::start(&lab, transport, rules);
+    race.run(
+        kinds,
+        count,
+        wait,
+        |label, ends| all(label, ends, "gateway"),
+        |label, ends| all(label, ends, "direct"),
+    );
+}
+
+/// Kills the daemon and starts it again, as long as programs start: managed ones are relayed or
+/// refused.
+fn stormy(transport: Transport, kinds: &[Kind], count: usize) {
+    let lab = Lab::new();
+    let _gateway = Gateway::start(&lab);
+    let mut race = Race::start(&lab, transport, &RULES);
+    let mut restarts = 0;
+    race.run(
+        kinds,
+        count,
+        |daemon| {
+            daemon.process().signal(Signal::SIGKILL);
+            wait_until("the daemon is gone", LIMIT, || {
+                !daemon.process().is_running()
+            });
+            daemon.start_again();
+            restarts += 1;
+        },
+        assert_never_direct,
+        assert_undisturbed,
+    );
+    assert!(restarts > kinds.len(), "only {restarts} restarts");
+}
+
+#[track_caller]
+fn assert_never_direct(label: &str, ends: &Ends) {
+    let fine = |end: &str| end == "gateway" || end == "silent" || end.starts_with("error ");
+    assert!(ends.keys().all(|end| fine(end)), "{label}: {ends:?}");
+}
+
+/// What looks like an app may be refused while nobody can tell, until it was told apart once.
+#[track_caller]
+fn assert_undisturbed(label: &str, ends: &Ends) {
+    if label != "the same name elsewhere" {
+        all(label, ends, "direct");
+    }
+    let fine = |end: &str| end == "direct" || end == "error 111";
+    assert!(ends.keys().all(|end| fine(end)), "{label}: {ends:?}");
+}
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn tcp() {
+    calm(Transport::Tcp, &KINDS, &RULES, STARTS);
+}
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn udp() {
+    calm(Transport::Udp, &KINDS, &RULES, DATAGRAMS);
+}
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn patterns() {
+    calm(Transport::Tcp, &WILD, &["exe:wild-*"], STARTS);
+}
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn tcp_while_the_daemon_restarts() {
+    stormy(Transport::Tcp, &KINDS, STARTS);
+}
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn udp_while_the_daemon_restarts() {
+    stormy(Transport::Udp, &KINDS, DATAGRAMS);
+}
+
+/// The same for what `offramp run` starts.
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn under_a_wrapper() {
+    let lab = Lab::new();
+    let _gateway = Gateway::start(&lab);
+    let race = Race::start(&lab, Transport::Tcp, &[]);
+    let wire = lab.capture_only(&format!("host {}", target(MANAGED)));
+    let program = race.directory.join("newborn").display().to_string();
+    let probe = binary("offramp-probe").display().to_string();
+    let count = STARTS.to_string();
+    let managed = race
+        .daemon
+        .spawn(&[&probe, "starts", "fresh", &count, &program]);
+    let unmanaged = race.spawn(&NEIGHBOURS[0], STARTS);
+    all(PROFILE, &ends(managed, STARTS), "gateway");
+    all(NEIGHBOURS[0].label, &ends(unmanaged, STARTS), "direct");
+    wire.packets().assert_none_with(target(MANAGED));
+}
