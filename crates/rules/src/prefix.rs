@@ -77,6 +77,24 @@ impl Prefix {
         self.length
     }
 
+    /// The two blocks of half the size; none of a single address.
+    pub(crate) fn halves(&self) -> impl Iterator<Item = Prefix> + use<> {
+        let length = self.length + 1;
+        let bits = if self.address.is_ipv4() { 32 } else { 128 };
+        let upper = match self.address {
+            IpAddr::V4(v4) => {
+                IpAddr::V4((v4.to_bits() | 1u32.checked_shl(32 - u32::from(length)).unwrap_or(0)).into())
+            }
+            IpAddr::V6(v6) => {
+                IpAddr::V6((v6.to_bits() | 1u128.checked_shl(128 - u32::from(length)).unwrap_or(0)).into())
+            }
+        };
+        [self.address, upper]
+            .into_iter()
+            .filter(move |_| length <= bits)
+            .map(move |address| Prefix { address, length })
+    }
+
     /// Whether `address` is in the block. A v4-mapped IPv6 address counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         Self::containing(address.to_canonical(), self.length)

@@ -58,6 +58,23 @@ impl RouteSet {
         }
         common.into_iter().collect()
     }
+
+    /// The addresses that are in none of `holes`.
+    #[must_use]
+    pub fn without(&self, holes: &[Prefix]) -> RouteSet {
+        let mut left = Vec::new();
+        let mut waiting = self.normalised();
+        while let Some(block) = waiting.pop() {
+            let hit = |hole: &&Prefix| hole.overlaps(&block);
+            match holes.iter().find(hit) {
+                None => left.push(block),
+                Some(hole) if hole.length() <= block.length() => {}
+                // The hole is within: what is beside it is in the one half or in the other.
+                Some(_) => waiting.extend(block.halves()),
+            }
+        }
+        left.into_iter().collect()
+    }
 }
 
 impl FromIterator<Prefix> for RouteSet {
