@@ -1,8 +1,9 @@
 //! Holds a declaration against the table of keys and collects every problem.
 
+mod app;
 mod format;
 
-use crate::json::{Kind, Value};
+use crate::json::{self, Kind, Value};
 use crate::keys::{ELSEWHERE, Key, Shape};
 use crate::problem::Code;
 
@@ -74,7 +75,7 @@ impl Check {
         }
         for key in keys.iter().filter(|key| key.required) {
             if value.key(key.name).is_none() {
-                let fault = Fault::invalid("is missing").hint(key.about.trim_end_matches('.'));
+                let fault = Fault::invalid("is missing").hint(first_sentence(key.about));
                 self.report(value.at, &join(path, key.name), fault);
             }
         }
@@ -97,7 +98,8 @@ impl Check {
             (Shape::Integer(_) | Shape::Version, _) => self.wrong_type(value, path, "an integer"),
             (Shape::Text(format), Kind::String(text)) => {
                 if let Err(fault) = format.check(text) {
-                    self.report(value.at, path, fault);
+                    let inside = fault.inside.map(|at| json::inside(value.text, at));
+                    self.report(value.at + inside.unwrap_or(0), path, fault);
                 }
             }
             (Shape::Choice { now, later }, Kind::String(text)) => {
@@ -122,6 +124,7 @@ impl Check {
             (Shape::List(_) | Shape::Some(_), _) => self.wrong_type(value, path, "an array"),
             (Shape::Object(keys), _) => self.object(value, keys, path),
             (Shape::Opaque, _) => self.wrong_type(value, path, "an object"),
+            (Shape::Misplaced(why), _) => self.report(value.at, path, Fault::invalid(*why)),
             (Shape::Later, _) => {}
         }
     }
@@ -153,6 +156,8 @@ pub(crate) struct Fault {
     pub(crate) code: Code,
     pub(crate) message: String,
     pub(crate) hint: Option<String>,
+    /// Where in a string the problem is, in octets of what the string means; none: it is the whole.
+    pub(crate) inside: Option<usize>,
 }
 
 impl Fault {
@@ -161,6 +166,7 @@ impl Fault {
             code,
             message: message.into(),
             hint: None,
+            inside: None,
         }
     }
 
@@ -238,6 +244,11 @@ fn distance(a: &str, b: &str) -> usize {
         }
     }
     row[b.len()]
+}
+
+fn first_sentence(text: &str) -> &str {
+    let end = text.find(". ").unwrap_or(text.len());
+    text[..end].trim_end_matches('.')
 }
 
 pub(crate) fn join(path: &str, key: &str) -> String {

@@ -242,6 +242,37 @@ pub(crate) fn position(text: &str, at: usize) -> (usize, usize) {
     (line, text[start..at].chars().count() + 1)
 }
 
+/// Where in a string as written the octet `at` of what it means begins.
+pub(crate) fn inside(written: &str, at: usize) -> usize {
+    let mut meant = 0;
+    let mut place = 1;
+    while meant < at && place < written.len() {
+        let rest = &written[place..];
+        let first = rest.chars().next().map_or(1, char::len_utf8);
+        let (length, means) = match rest.as_bytes() {
+            [b'\\', b'u', ..] => escape(rest),
+            [b'\\', ..] => (2, 1),
+            _ => (first, first),
+        };
+        place += length;
+        meant += means;
+    }
+    place.min(written.len() - 1)
+}
+
+/// How long `\uXXXX`, or a pair of surrogates, is as written, and how many octets it means.
+fn escape(written: &str) -> (usize, usize) {
+    let code = written
+        .get(2..6)
+        .and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    match code {
+        Some(0..=0x7f) => (6, 1),
+        Some(0x80..=0x7ff) => (6, 2),
+        Some(0xd800..=0xdfff) => (12, 4),
+        _ => (6, 3),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;
@@ -403,6 +434,22 @@ mod tests {
                     _ => {}
                 }
             }
+        }
+
+        #[test]
+        fn every_part_of_a_string_stands_where_it_is_meant(
+            parts in vec(select(&["a", "\\n", "\\\"", "\\u0041", "\\u00e4", "\\u20ac", "\\ud83d\\ude00",
+                "ä", "€", "😀", "\\\\"][..]), 0..12),
+        ) {
+            let text = format!("\"{}\"", parts.concat());
+            let (mut written, mut meant) = (1, 0);
+            for part in parts {
+                prop_assert_eq!(inside(&text, meant), written);
+                written += part.len();
+                meant += serde_json::from_str::<String>(&format!("\"{part}\"")).unwrap().len();
+            }
+            prop_assert_eq!(inside(&text, meant), written);
+            prop_assert!(inside(&text, meant + 7) < text.len());
         }
 
         #[test]

@@ -1,5 +1,9 @@
 //! The one table of keys: what the reader takes and what the schema says.
 
+mod app_rules;
+
+use app_rules::APP_RULE;
+
 /// The `Type` of a declaration.
 pub(crate) const TYPE: &str = "org.offramp.configuration.network.vpn";
 
@@ -32,6 +36,8 @@ pub(crate) enum Shape {
     Opaque,
     /// Part of the format and not supported yet.
     Later,
+    /// Part of the format, and not in this place; why.
+    Misplaced(&'static str),
 }
 
 /// What a string has to look like.
@@ -51,6 +57,9 @@ pub(crate) enum Format {
     ServerUrl,
     Asset,
     Identity,
+    Path,
+    Requirement,
+    User,
 }
 
 const fn key(name: &'static str, shape: Shape, about: &'static str) -> Key {
@@ -170,7 +179,7 @@ static PAYLOAD: &[Key] = &[
     key(
         "AppRules",
         Shape::List(&Shape::Object(APP_RULE)),
-        "The apps, besides those started by offramp run --profile IDENTIFIER.",
+        "The apps, besides those started by offramp run --profile IDENTIFIER: at most 5000 rules.",
     ),
     key(
         "ExcludedDomains",
@@ -276,24 +285,6 @@ static TLS: &[Key] = &[
         Shape::Text(Format::Asset),
         "credential:NAME, PEM certificates to trust. Default: those the system trusts.",
     ),
-];
-
-static APP_RULE: &[Key] = &[
-    key(
-        "Identifier",
-        Shape::Text(Format::NotEmpty),
-        "What the rule is called. Default: the SigningIdentifier.",
-    ),
-    required(
-        "SigningIdentifier",
-        Shape::Text(Format::Identity),
-        "wrapper:ID, what offramp run --profile ID starts.",
-    ),
-    later("DesignatedRequirement"),
-    later("Path"),
-    later("MatchDomains"),
-    later("MatchTools"),
-    later("User"),
 ];
 
 static ROUTING: &[Key] = &[

@@ -43,6 +43,12 @@ pub struct Directories {
     /// What packages bring: `managed` and `recommended` are in it. A file of the same name in the
     /// configuration, or a link to /dev/null there, takes the place of one here.
     pub vendor: Option<PathBuf>,
+    /// What users have given: `UID/policies` and `UID/credentials` are in it. None: users have no
+    /// profiles.
+    pub users: Option<PathBuf>,
+    /// The daemon's own directory: in `good` are copies of what every file said when it was last
+    /// good. None: nothing is remembered across restarts.
+    pub state: Option<PathBuf>,
 }
 
 impl Directories {
@@ -51,6 +57,18 @@ impl Directories {
         Self {
             config: config.into(),
             vendor: Some(PathBuf::from("/usr/lib/offramp/policies")),
+            users: None,
+            state: None,
+        }
+    }
+
+    /// The same with what the daemon keeps in `state`: users' files in `users`, copies in `good`.
+    pub fn with_state(self, state: impl Into<PathBuf>) -> Self {
+        let state = state.into();
+        Self {
+            users: Some(state.join("users")),
+            state: Some(state),
+            ..self
         }
     }
 }

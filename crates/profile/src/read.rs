@@ -1,3 +1,4 @@
+mod across;
 mod build;
 
 use std::collections::HashMap;
@@ -11,7 +12,6 @@ use crate::json::{self, FaultKind, Value};
 use crate::keys::{DECLARATION, DECLARATIONS, Key, Shape};
 use crate::problem::{Code, Problem};
 use crate::profile::{Profile, Source};
-use crate::url::ServerUrl;
 
 pub(crate) use build::hash;
 
@@ -31,7 +31,7 @@ pub fn read(text: &str, file: Option<&Path>, layer: Layer) -> Result<Vec<Profile
             .collect(),
         Ok(root) => {
             let (found, mut findings) = declarations(&root);
-            findings.append(&mut check_all(&found));
+            findings.append(&mut check_all(&found, layer));
             if findings.is_empty() {
                 return build_all(&found, layer, &source);
             }
@@ -113,7 +113,7 @@ fn declarations<'v, 'a>(root: &'v Value<'a>) -> (Declarations<'v, 'a>, Vec<Findi
     (found, check.findings)
 }
 
-fn check_all(found: &Declarations<'_, '_>) -> Vec<Finding> {
+fn check_all(found: &Declarations<'_, '_>, layer: Layer) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut seen = HashMap::new();
     for (value, path) in found {
@@ -122,7 +122,7 @@ fn check_all(found: &Declarations<'_, '_>) -> Vec<Finding> {
         }
         let mut check = Check::new(optional_keys(value, path));
         check.object(value, DECLARATION, path);
-        check_across(value, path, &mut check);
+        across::check(value, path, layer, &mut check);
         if let Some(identifier) = value.key("Identifier")
             && let Some(text) = identifier.string()
             && seen.insert(text.to_owned(), ()).is_some()
@@ -145,69 +145,6 @@ fn optional_keys(value: &Value<'_>, path: &str) -> Vec<String> {
         .filter_map(Value::string)
         .map(|key| join(prefix, key))
         .collect()
-}
-
-/// What one key says about another.
-fn check_across(value: &Value<'_>, path: &str, check: &mut Check) {
-    let Some(payload) = value.key("Payload") else {
-        return;
-    };
-    let path = join(path, "Payload");
-    server_names(payload, &path, check);
-    synthetic_blocks(payload, &path, check);
-}
-
-fn server_names(payload: &Value<'_>, path: &str, check: &mut Check) {
-    let mut seen = HashMap::new();
-    let servers = payload.key("Servers").map_or(&[][..], Value::elements);
-    for (index, server) in servers.iter().enumerate() {
-        let url = server.key("URL").and_then(Value::string);
-        let host = || Some(ServerUrl::parse(url?).ok()?.name());
-        let written = server.key("Name").and_then(Value::string);
-        let Some(name) = written.map(str::to_owned).or_else(host) else {
-            continue;
-        };
-        if let Some(first) = seen.insert(name.clone(), index) {
-            let place = server.key("Name").unwrap_or(server);
-            let fault = Fault::invalid(format!("Servers[{first}] is called {name} too"))
-                .hint("give each server a Name of its own");
-            check.report(place.at, &format!("{path}.Servers[{index}].Name"), fault);
-        }
-    }
-}
-
-/// A synthetic address in an excluded block would be reached directly, and stand for nothing.
-fn synthetic_blocks(payload: &Value<'_>, path: &str, check: &mut Check) {
-    let block = |value: &Value<'_>| value.string()?.parse::<Prefix>().ok();
-    let dns = |key| {
-        payload
-            .key("DNS")
-            .and_then(|dns| dns.key(key))
-            .and_then(block)
-    };
-    let synthetic = [
-        dns("SyntheticDNSAnswerIPv4Prefix").or(Some(default_v4())),
-        dns("SyntheticDNSAnswerIPv6Prefix"),
-    ];
-    let routes = payload
-        .key("NetworkRouting")
-        .and_then(|routing| routing.key("ExcludedRoutes"))
-        .map_or(&[][..], Value::elements);
-    for (index, route) in routes.iter().enumerate() {
-        let Some(excluded) = block(route) else {
-            continue;
-        };
-        for synthetic in synthetic.iter().flatten() {
-            if synthetic.overlaps(&excluded) {
-                let fault = Fault::invalid(format!(
-                    "overlaps {synthetic}, whose addresses stand for names"
-                ))
-                .hint("change the route or DNS.SyntheticDNSAnswerIPv4Prefix");
-                let path = format!("{path}.NetworkRouting.ExcludedRoutes[{index}]");
-                check.report(route.at, &path, fault);
-            }
-        }
-    }
 }
 
 fn build_all(

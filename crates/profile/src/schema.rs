@@ -66,7 +66,7 @@ fn shape(shape: &Shape) -> Value {
         Shape::Object(keys) => object(keys),
         Shape::Opaque => json!({ "type": "object" }),
         // Nothing fits.
-        Shape::Later => json!({ "not": {} }),
+        Shape::Later | Shape::Misplaced(_) => json!({ "not": {} }),
     }
 }
 
@@ -83,6 +83,10 @@ fn text(format: Format) -> Value {
         Format::Synthetic4 => pattern(r"^[0-9.]+/[0-9]{1,2}$"),
         Format::ServerUrl => pattern(r"^https://[^/?#@]+/?$"),
         Format::Asset => pattern(r"^credential:[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$"),
-        Format::Identity => pattern(r"^wrapper:."),
+        Format::Identity => {
+            pattern(r"^([^:/]+|(exe|unit|user-unit|flatpak|snap|app|wrapper):.+|cgroup:/.*)$")
+        }
+        Format::Path => pattern(r"^/.*[^/]$"),
+        Format::Requirement | Format::User => pattern(r"\S"),
     }
 }

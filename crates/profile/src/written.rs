@@ -1,5 +1,7 @@
 //! The declaration as written: what serde makes of a text that holds up against the table of keys.
 
+use std::path::PathBuf;
+
 use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
@@ -66,6 +68,13 @@ pub(crate) struct Tls {
 pub(crate) struct AppRule {
     pub(crate) identifier: Option<String>,
     pub(crate) signing_identifier: String,
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) designated_requirement: Option<String>,
+    pub(crate) user: Option<String>,
+    #[serde(default)]
+    pub(crate) match_domains: Vec<String>,
+    #[serde(default)]
+    pub(crate) match_tools: Vec<AppRule>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -32,6 +32,8 @@ impl Machine {
         Directories {
             config: self.config(),
             vendor: Some(self.root.path().join("vendor")),
+            users: None,
+            state: None,
         }
     }
 

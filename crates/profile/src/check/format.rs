@@ -1,9 +1,9 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use offramp_rules::{DomainName, Identity, InvalidIdentity, Prefix};
+use offramp_rules::{DomainName, Prefix};
 
-use super::Fault;
+use super::{Fault, app};
 use crate::keys::{Format, TYPE};
 use crate::url::ServerUrl;
 
@@ -31,7 +31,10 @@ impl Format {
             Format::Synthetic6 => synthetic(text, false, 8..=112),
             Format::ServerUrl => server_url(text),
             Format::Asset => asset(text).map(drop),
-            Format::Identity => identity(text),
+            Format::Identity => app::identity(text),
+            Format::Path => app::path(text),
+            Format::Requirement => app::requirement(text),
+            Format::User => app::user(text),
         }
     }
 }
@@ -117,18 +120,6 @@ fn server_url(text: &str) -> Result<(), Fault> {
             Fault::invalid("a user or password has no place in a profile")
                 .hint("use Authentication with a CredentialsAssetReference"),
         ),
-    }
-}
-
-fn identity(text: &str) -> Result<(), Fault> {
-    const KINDS: &[&str] = &["flatpak", "snap", "app", "unit", "user-unit", "exe"];
-    match text.parse::<Identity>() {
-        Ok(_) => Ok(()),
-        Err(InvalidIdentity::UnknownKind(kind)) if KINDS.contains(&&*kind) => {
-            Err(Fault::later(format!("{kind}: is not supported yet"))
-                .hint("leave the rule out and start the app by offramp run --profile"))
-        }
-        Err(e) => Err(Fault::invalid(e.to_string())),
     }
 }
 

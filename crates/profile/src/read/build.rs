@@ -1,4 +1,8 @@
-use offramp_rules::{DomainName, Identity, Layer, Prefix, ProfileId, Rule, UnavailableAction};
+use std::collections::{HashMap, HashSet};
+use std::fmt::Display;
+use std::str::FromStr;
+
+use offramp_rules::{DomainName, Identity, Layer, ProfileId, Rule, UnavailableAction};
 
 use super::default_v4;
 use crate::check::{Fault, asset};
@@ -21,11 +25,9 @@ pub(super) fn build(value: &Value<'_>, layer: Layer, source: &Source) -> Result<
         owner: None,
         overlays: Default::default(),
         enabled: payload.enabled.unwrap_or(true),
-        rules: each(payload.app_rules, rule)?,
-        excluded_domains: each(payload.excluded_domains, |text| {
-            DomainName::parse(&text).map_err(|e| Fault::invalid(e.to_string()))
-        })?,
-        excluded_routes: each(payload.network_routing.excluded_routes, |text| block(&text))?,
+        rules: app_rules(payload.app_rules)?,
+        excluded_domains: domains(payload.excluded_domains)?,
+        excluded_routes: each(payload.network_routing.excluded_routes, |text| parse(&text))?,
         exclude_local_networks: payload.network_routing.exclude_local_networks,
         unavailable: match payload.unavailable_action {
             written::UnavailableAction::Drop => UnavailableAction::Drop,
@@ -41,10 +43,10 @@ pub(super) fn build(value: &Value<'_>, layer: Layer, source: &Source) -> Result<
         revision: written.revision,
         servers: each(payload.servers, server)?,
         synthetic_v4: match payload.dns.v4 {
-            Some(text) => block(&text)?,
+            Some(text) => parse(&text)?,
             None => default_v4(),
         },
-        synthetic_v6: payload.dns.v6.map(|text| block(&text)).transpose()?,
+        synthetic_v6: payload.dns.v6.map(|text| parse(&text)).transpose()?,
         allow_inbound: payload.allow_inbound,
         removal_disallowed: written
             .payload_removal_disallowed
@@ -79,25 +81,60 @@ fn server(written: written::Server) -> Result<Server, Fault> {
     })
 }
 
+fn app_rules(written: Vec<written::AppRule>) -> Result<Vec<Rule>, Fault> {
+    let mut rules = each(written, rule)?;
+    name_apart(&mut rules);
+    Ok(rules)
+}
+
 fn rule(written: written::AppRule) -> Result<Rule, Fault> {
-    let identity: Identity = written
-        .signing_identifier
-        .parse()
-        .map_err(|e: offramp_rules::InvalidIdentity| Fault::invalid(e.to_string()))?;
-    let identifier = written.identifier.unwrap_or(written.signing_identifier);
+    let identity: Identity = parse(&written.signing_identifier)?;
     Ok(Rule {
-        identifier,
+        identifier: written.identifier.unwrap_or(written.signing_identifier),
+        path: written.path,
+        requirement: written
+            .designated_requirement
+            .map(|text| parse(&text))
+            .transpose()?,
+        user: written.user.map(|text| parse(&text)).transpose()?,
+        domains: domains(written.match_domains)?,
+        tools: app_rules(written.match_tools)?,
         ..Rule::new(identity)
     })
 }
 
-fn each<T, U>(list: Vec<T>, make: impl Fn(T) -> Result<U, Fault>) -> Result<Vec<U>, Fault> {
-    list.into_iter().map(make).collect()
+/// Gives every rule a name of its own: of several with one name, the second is shown as `NAME#2`.
+fn name_apart(rules: &mut [Rule]) {
+    let mut taken: HashSet<String> = rules.iter().map(|rule| rule.identifier.clone()).collect();
+    let mut seen: HashMap<String, u32> = HashMap::new();
+    for rule in rules {
+        let count = seen.entry(rule.identifier.clone()).or_default();
+        *count += 1;
+        if *count == 1 {
+            continue;
+        }
+        let mut name = format!("{}#{count}", rule.identifier);
+        while !taken.insert(name.clone()) {
+            *count += 1;
+            name = format!("{}#{count}", rule.identifier);
+        }
+        rule.identifier = name;
+    }
 }
 
-fn block(text: &str) -> Result<Prefix, Fault> {
+fn domains(written: Vec<String>) -> Result<Vec<DomainName>, Fault> {
+    each(written, |text| {
+        DomainName::parse(&text).map_err(|e| Fault::invalid(e.to_string()))
+    })
+}
+
+fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, Fault> {
     text.parse()
-        .map_err(|e: offramp_rules::InvalidPrefix| Fault::invalid(e.to_string()))
+        .map_err(|e: T::Err| Fault::invalid(e.to_string()))
+}
+
+fn each<T, U>(list: Vec<T>, make: impl Fn(T) -> Result<U, Fault>) -> Result<Vec<U>, Fault> {
+    list.into_iter().map(make).collect()
 }
 
 /// FNV-1a with 128 bits: tells revisions apart, and is no proof against forgery.
