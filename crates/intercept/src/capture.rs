@@ -18,6 +18,7 @@ use tokio::sync::Mutex;
 
 use crate::class::{Class, ClassId, RETURN_CLASS};
 use crate::events::{Event, Events};
+use crate::interest::Asking;
 use crate::label::{Exec, Interest, Label, Labelled, Swept};
 use crate::maps::{Counter, Identity, MapError, Maps, from_word, read_label, read_rows, to_word};
 use crate::namespace::Namespace;
@@ -94,6 +95,7 @@ const APPROVALS: usize = 4096;
 /// A running capture.
 pub struct Capture {
     maps: Maps,
+    asking: Asking,
     network: Mutex<Network>,
     namespace: Arc<Namespace>,
     classes: Mutex<BTreeMap<ClassId, Class>>,
@@ -146,6 +148,7 @@ impl Capture {
         let (maps, pins) = load(config, &network, &namespace, descriptors)?;
         let events = Events::open(&maps.events).map_err(StartError::Events)?;
         let capture = Self {
+            asking: Asking::open(&pins)?,
             maps,
             network: Mutex::new(network),
             namespace,
@@ -261,14 +264,26 @@ impl Capture {
     }
 
     /// Says which execs are asked about from here on. Verdicts of before are forgotten.
-    pub fn set_interest(&self, _interest: &Interest) -> Result<(), StartError> {
-        Ok(())
+    pub fn set_interest(&self, interest: &Interest) -> Result<(), MapError> {
+        // Without the hierarchy the programs could not have been attached.
+        let root = cgroup_root().unwrap_or_default();
+        self.asking.set(interest, &root)
     }
 
     /// Answers for an exec; none: the program is unmanaged. With `cache` later execs of the same
-    /// kind are not asked about.
-    pub fn settle(&self, exec: &Exec, class: Option<ClassId>, _cache: bool) {
+    /// kind are not asked about: of the same executable by the same path, started by the same class
+    /// (and user, and cgroup, where the interest has those). Not for scripts: theirs is the
+    /// interpreter.
+    pub fn settle(&self, exec: &Exec, class: Option<ClassId>, cache: bool) {
         self.settle_number(exec.number, class);
+        if !cache || exec.before.is_some() {
+            return;
+        }
+        let instance = class.map_or(Ok(0), |class| self.maps.instance(class));
+        let remembered = instance.and_then(|instance| self.asking.remember(exec, class, instance));
+        if let Err(error) = remembered {
+            tracing::debug!(exec = exec.number, error = %error, "verdict not remembered");
+        }
     }
 
     /// Answers for the exec of this number.

@@ -8,6 +8,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
+use crate::interest::read_exec;
 use crate::label::Exec;
 
 /// Something that happened in the kernel.
@@ -90,6 +91,7 @@ fn parse(bytes: &[u8]) -> Option<Event> {
         2 => Some(Event::SocketClosed {
             cookie: u64::from_ne_bytes(bytes.get(8..16)?.try_into().ok()?),
         }),
+        3 => Some(Event::Exec(Box::new(read_exec(bytes)?))),
         4 => Some(Event::Moved { pid: word(4)? }),
         _ => None,
     }

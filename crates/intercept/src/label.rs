@@ -1,10 +1,11 @@
 //! What a task carries, and what the kernel asks about a task that starts a program.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 
 use crate::class::ClassId;
+use crate::programs::skeleton::types;
 
 /// What a process carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,15 +43,22 @@ pub struct FileId {
     pub device: u32,
     /// The inode.
     pub inode: u64,
-    /// Tells the files apart that have one inode number after another; 0 where a file system has
-    /// no generations.
+    /// Tells the files apart that have one inode number after another; 0 but on ext4, btrfs, xfs
+    /// and f2fs.
     pub generation: u32,
 }
 
 impl FileId {
-    /// The identity of an open file.
+    /// The identity of an open file of this mount namespace.
     pub fn of(file: &File) -> io::Result<Self> {
-        crate::files::identify(file)
+        crate::files::identify(file, &fs::read_to_string("/proc/self/mountinfo")?)
+    }
+
+    /// The identity of the executable of a process, in whichever mount namespace that is.
+    pub fn of_executable(pid: u32) -> io::Result<Self> {
+        let file = File::open(format!("/proc/{pid}/exe"))?;
+        let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo"))?;
+        crate::files::identify(&file, &mounts)
     }
 }
 
@@ -99,7 +107,7 @@ pub struct Exec {
 /// What verdicts are remembered by: the kernel's key and the generation of the interest.
 #[derive(Clone, Debug)]
 pub(crate) struct ExecKey {
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) kind: types::kind,
     pub(crate) generation: u32,
 }
 

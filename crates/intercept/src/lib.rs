@@ -9,6 +9,7 @@ mod capture;
 mod class;
 mod events;
 mod files;
+mod interest;
 mod label;
 mod maps;
 mod namespace;

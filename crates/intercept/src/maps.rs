@@ -95,7 +95,7 @@ struct Row {
 ///
 /// Without padding, and any bytes are a value.
 #[expect(unsafe_code, reason = "a promise about layout")]
-unsafe trait Plain: Copy + Default {}
+pub(crate) unsafe trait Plain: Copy + Default {}
 
 macro_rules! plain {
     ($($type:ty),*) => {$(
@@ -108,6 +108,9 @@ plain!(
     types::settings,
     types::owner,
     types::class,
+    types::interest,
+    types::kind,
+    types::verdict,
     types::label,
     Row,
     types::tuple,
@@ -118,13 +121,13 @@ plain!(
 );
 
 #[expect(unsafe_code, reason = "reads a struct as bytes")]
-fn bytes<T: Plain>(value: &T) -> &[u8] {
+pub(crate) fn bytes<T: Plain>(value: &T) -> &[u8] {
     // SAFETY: Plain has no padding, so every byte is initialised.
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
 }
 
 #[expect(unsafe_code, reason = "reads bytes as a struct")]
-fn value<T: Plain>(bytes: &[u8]) -> Option<T> {
+pub(crate) fn value<T: Plain>(bytes: &[u8]) -> Option<T> {
     // SAFETY: any bytes are a value of a Plain type, and the length fits.
     (bytes.len() >= size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
@@ -148,13 +151,7 @@ pub(crate) struct Maps {
 
 impl Maps {
     pub(crate) fn open(pins: &Path) -> Result<Self, MapError> {
-        let open = |map: &'static str| {
-            MapHandle::from_pinned_path(pins.join(map)).map_err(|source| MapError {
-                action: "open",
-                map,
-                source,
-            })
-        };
+        let open = |map| open(pins, map);
         Ok(Self {
             settings: open("settings")?,
             heartbeat: open("heartbeat")?,
@@ -268,6 +265,11 @@ impl Maps {
         Ok((label.class != 0).then_some(label))
     }
 
+    /// Which of the classes that have had this number it is.
+    pub(crate) fn instance(&self, id: ClassId) -> Result<u32, MapError> {
+        Ok(self.class(id)?.instance)
+    }
+
     /// Answers for an exec.
     pub(crate) fn settle(&self, exec: u32, class: Option<ClassId>) -> Result<(), MapError> {
         let class = class.map_or(0, |class| u32::from(class.number()));
@@ -378,7 +380,15 @@ impl Maps {
     }
 }
 
-fn get<K: Plain, V: Plain>(
+pub(crate) fn open(pins: &Path, map: &'static str) -> Result<MapHandle, MapError> {
+    MapHandle::from_pinned_path(pins.join(map)).map_err(|source| MapError {
+        action: "open",
+        map,
+        source,
+    })
+}
+
+pub(crate) fn get<K: Plain, V: Plain>(
     handle: &MapHandle,
     map: &'static str,
     key: &K,
@@ -401,7 +411,7 @@ fn get_bytes<V: Plain>(
     }
 }
 
-fn put<K: Plain>(
+pub(crate) fn put<K: Plain>(
     handle: &MapHandle,
     map: &'static str,
     key: &K,
@@ -425,7 +435,11 @@ fn put_bytes(
         })
 }
 
-fn delete<K: Plain>(handle: &MapHandle, map: &'static str, key: &K) -> Result<(), MapError> {
+pub(crate) fn delete<K: Plain>(
+    handle: &MapHandle,
+    map: &'static str,
+    key: &K,
+) -> Result<(), MapError> {
     match handle.delete(bytes(key)) {
         Err(source) if source.kind() != libbpf_rs::ErrorKind::NotFound => Err(MapError {
             action: "delete from",

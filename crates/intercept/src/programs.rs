@@ -147,7 +147,16 @@ impl Loader {
         }
         renew(&pins, &progs.list_labelled, |program| program.attach())?;
         renew(&pins, &progs.leave, |program| program.attach_trace())?;
-        renew(&pins, &progs.inherit, |program| program.attach_trace())
+        for program in [
+            &progs.inherit,
+            &progs.on_mkdir,
+            &progs.on_rmdir,
+            &progs.on_attach,
+            &progs.on_exec,
+        ] {
+            renew(&pins, program, |program| program.attach_trace())?;
+        }
+        Ok(())
     }
 }
 

@@ -14,6 +14,7 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_tracing.h>
+#include <bpf/bpf_core_read.h>
 
 #include "kernel.h"
 
@@ -250,7 +251,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 262144);
+	__uint(max_entries, 1048576);
 } events SEC(".maps");
 
 struct {
@@ -446,6 +447,8 @@ int list_labelled(struct bpf_iter__task *ctx)
 	bpf_seq_write(ctx->meta->seq, &row, sizeof(row));
 	return 0;
 }
+
+#include "exec.h"
 
 /* ---- sockets ---- */
 
