@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use offramp_control::Subject;
 
 use crate::demo::enter::Enter;
 
@@ -33,9 +34,13 @@ pub(crate) enum Command {
     Status(Status),
     /// Show the live flows of managed apps
     Flows(Flows),
+    /// Show the running apps that a profile claims, and what happens to their flows
+    Apps(Json),
+    /// Explain why a flow goes the way it goes
+    Explain(Explain),
     /// Look for what keeps offramp from working
     Doctor(Json),
-    /// Check, install, remove, list or show profiles
+    /// Check, install, remove, list, show or send profiles
     #[command(subcommand)]
     Profile(Profile),
     /// Switch a profile, or all, off
@@ -46,9 +51,6 @@ pub(crate) enum Command {
     Demo(Demo),
     /// Remove all that offramp has added to the running system
     Uninstall,
-    /// Explain what would happen to a flow
-    #[command(hide = true)]
-    Explain(Later),
     /// Look for a way around the proxy
     #[command(hide = true)]
     Leaktest(Later),
@@ -110,6 +112,69 @@ pub(crate) struct Flows {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = EXPLAIN_EXAMPLES)]
+#[command(group = clap::ArgGroup::new("question").required(true).multiple(true))]
+pub(crate) struct Explain {
+    /// A process or a flow: 1234, pid:1234, flow:7
+    ///
+    /// A bare number is a process; where there is none, it is the flow that `offramp flows` shows
+    /// under it.
+    #[arg(value_name = "PID|FLOW", group = "question", value_parser = subject)]
+    pub(crate) subject: Option<Subject>,
+
+    /// A program, as if you started it now
+    #[arg(
+        long,
+        value_name = "PATH",
+        group = "question",
+        conflicts_with = "subject"
+    )]
+    pub(crate) exe: Option<PathBuf>,
+
+    /// Where the flow wants to go; alone: as if an app of each profile asked
+    #[arg(long, value_name = "HOST:PORT", group = "question")]
+    pub(crate) target: Option<String>,
+
+    /// A name that is looked up
+    #[arg(
+        long,
+        value_name = "NAME",
+        group = "question",
+        conflicts_with = "target"
+    )]
+    pub(crate) name: Option<String>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  offramp explain 1234                             the process 1234
+  offramp explain 1234 --target example.com:443    a connection of it
+  offramp explain --exe curl --name example.com    a look-up of curl, were it started now
+  offramp explain flow:7                           the flow that `offramp flows` shows as 7
+  offramp explain --target 10.0.0.1:22             what each profile would do with this target";
+
+/// `1234`, `pid:1234`, `flow:7`, or `#7` as `offramp flows --follow` has it.
+fn subject(text: &str) -> Result<Subject, String> {
+    let number = |digits: &str| digits.parse::<u64>().ok();
+    let pid = |digits: &str| digits.parse::<u32>().ok().filter(|pid| *pid > 0);
+    let found = if let Some(digits) = text.strip_prefix("pid:") {
+        pid(digits).map(Subject::Process)
+    } else if let Some(digits) = text.strip_prefix("flow:").or(text.strip_prefix('#')) {
+        number(digits).map(Subject::Flow)
+    } else {
+        number(text).map(Subject::Number)
+    };
+    found.ok_or_else(|| {
+        "neither a process (1234, pid:1234) nor a flow (flow:7); a program is asked for with --exe"
+            .to_owned()
+    })
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Json {
     /// Print JSON
     #[arg(long)]
@@ -119,8 +184,18 @@ pub(crate) struct Json {
 #[derive(Debug, Args)]
 pub(crate) struct Switch {
     /// The profile; all that you may switch where left out
+    #[arg(value_name = "ID", conflicts_with = "profile")]
+    identifier: Option<String>,
+
+    /// The same
     #[arg(long, value_name = "ID")]
-    pub(crate) profile: Option<String>,
+    profile: Option<String>,
+}
+
+impl Switch {
+    pub(crate) fn profile(self) -> Option<String> {
+        self.identifier.or(self.profile)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -134,18 +209,24 @@ pub(crate) enum Profile {
         #[arg(long)]
         json: bool,
     },
-    /// Install a profile
+    /// Install a profile: as root for the machine, otherwise for yourself
+    ///
+    /// A profile of your own claims your own processes alone. It is kept in
+    /// ~/.config/offramp/policies, and the credentials that it names are looked for in
+    /// ~/.config/offramp/credentials (mode 0600).
     Install {
         /// File; - is standard input
         #[arg(value_name = "FILE")]
         file: PathBuf,
-        /// Layer to install it into; managed profiles are asked first
-        #[arg(long, value_enum, default_value_t = Layer::Managed)]
-        layer: Layer,
+        /// Layer to install it into: managed (the default) or recommended
+        ///
+        /// Managed profiles are asked first.
+        #[arg(long, value_enum, hide_possible_values = true, conflicts_with = "user")]
+        layer: Option<Layer>,
         #[command(flatten)]
         store: Store,
     },
-    /// Remove a profile
+    /// Remove a profile: as root one of the machine, otherwise one of your own
     Remove {
         /// Its identifier
         #[arg(value_name = "ID")]
@@ -153,6 +234,8 @@ pub(crate) enum Profile {
         #[command(flatten)]
         store: Store,
     },
+    /// Send your own profiles and credentials to the daemon again, after an edit by hand
+    Sync(Json),
     /// List the profiles that are in force
     List(Json),
     /// Print a profile that is in force
@@ -176,13 +259,29 @@ pub(crate) enum Layer {
 /// Where profiles are kept.
 #[derive(Debug, Args)]
 pub(crate) struct Store {
-    /// Configuration directory
-    #[arg(long, value_name = "DIR", default_value = "/etc/offramp")]
-    pub(crate) config: PathBuf,
+    /// Configuration directory of the machine [default: /etc/offramp]
+    #[arg(long, value_name = "DIR", conflicts_with = "user")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Your own profiles, also as root
+    #[arg(long)]
+    pub(crate) user: bool,
 
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl Store {
+    /// The configuration directory of the machine; none where the user's own profiles are meant.
+    pub(crate) fn machine(&self, layer: Option<Layer>) -> Option<PathBuf> {
+        let named = self.config.is_some() || layer.is_some();
+        if self.user || (!named && !nix::unistd::geteuid().is_root()) {
+            return None;
+        }
+        let usual = || PathBuf::from("/etc/offramp");
+        Some(self.config.clone().unwrap_or_else(usual))
+    }
 }
 
 #[derive(Debug, Args)]

@@ -32,13 +32,14 @@ async fn follow(client: &Client, json: bool) -> Result<(), Failure> {
     Err(Failure::new(UNAVAILABLE, "the daemon has ended the stream"))
 }
 
-/// Flows as a table: who, where to, by which way, how much, how long.
+/// Flows as a table: number, who, where to, by which way, how much, how long.
 pub(crate) fn render(flows: &[Flow], colour: bool) -> String {
     let mut table = Table::new([
-        "APP", "PID", "TARGET", "", "WAY", "UPSTREAM", "SENT", "RECEIVED", "TIME", "STATE",
+        "FLOW", "APP", "PID", "TARGET", "", "WAY", "UPSTREAM", "SENT", "RECEIVED", "TIME", "STATE",
     ]);
     for flow in flows {
         table.row([
+            flow.id.to_string().into(),
             name(flow).into(),
             flow.app.pid.to_string().into(),
             flow.target.as_str().into(),
@@ -176,9 +177,9 @@ mod tests {
         (refused.way, refused.upstream) = (Way::Refused, None);
         refused.error = Some("proxy away".into());
         let expected = "\
-APP   PID  TARGET                WAY      UPSTREAM           SENT  RECEIVED  TIME   STATE
-curl  42   example.com:443  tcp  relay    proxy.example:443  80 B  2.0 KiB   12 ms  open
-curl  42   example.com:443  tcp  refused  -                  80 B  2.0 KiB   12 ms  proxy away
+FLOW  APP   PID  TARGET                WAY      UPSTREAM           SENT  RECEIVED  TIME   STATE
+7     curl  42   example.com:443  tcp  relay    proxy.example:443  80 B  2.0 KiB   12 ms  open
+7     curl  42   example.com:443  tcp  refused  -                  80 B  2.0 KiB   12 ms  proxy away
 ";
         assert_eq!(render(&[flow(), refused], false), expected);
     }

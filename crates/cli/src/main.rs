@@ -1,8 +1,10 @@
 //! `offramp`: what people type.
 
+mod apps;
 mod arguments;
 mod demo;
 mod doctor;
+mod explain;
 mod failure;
 mod flows;
 mod output;
@@ -24,7 +26,7 @@ use crate::failure::{FAILED, Failure, USAGE};
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return explain(&error),
+        Err(error) => return usage(&error),
     };
     match perform(arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -39,7 +41,7 @@ fn main() -> ExitCode {
 }
 
 /// Help and version are successes; anything else is a wrong command line.
-fn explain(error: &clap::Error) -> ExitCode {
+fn usage(error: &clap::Error) -> ExitCode {
     // Nobody is left to tell if this fails.
     let _ = error.print();
     match error.kind() {
@@ -53,7 +55,7 @@ fn perform(arguments: Arguments) -> Result<(), Failure> {
     match command {
         // No runtime here: the launcher has one single thread.
         Command::Run(run) => Err(run::run(&socket, run)),
-        Command::Explain(_) | Command::Leaktest(_) => Err(Failure::new(USAGE, "not supported yet")),
+        Command::Leaktest(_) => Err(Failure::new(USAGE, "not supported yet")),
         Command::DemoEnter(enter) => Err(demo::enter::run(enter)),
         Command::DemoOrigin { listen } => demo::origin::serve(listen),
         command => in_runtime(command, &Client::new(socket)),
@@ -69,6 +71,8 @@ fn in_runtime(command: Command, client: &Client) -> Result<(), Failure> {
         match command {
             Command::Status(status) => status::run(client, status).await,
             Command::Flows(flows) => flows::run(client, flows).await,
+            Command::Apps(json) => apps::run(client, json).await,
+            Command::Explain(explain) => explain::run(client, explain).await,
             Command::Doctor(json) => doctor::run(client, json).await,
             Command::Profile(profile) => profile::run(client, profile).await,
             Command::Off(switch) => switch::run(client, switch, false).await,
@@ -76,7 +80,6 @@ fn in_runtime(command: Command, client: &Client) -> Result<(), Failure> {
             Command::Uninstall => uninstall::run(client.socket()).await,
             Command::Demo(demo) => demo::run(demo.command).await,
             Command::Run(_)
-            | Command::Explain(_)
             | Command::Leaktest(_)
             | Command::DemoEnter(_)
             | Command::DemoOrigin { .. } => unreachable!("done without a runtime"),

@@ -90,6 +90,11 @@ impl Table {
         }
     }
 
+    /// A table without a head.
+    pub(crate) fn plain() -> Self {
+        Self { rows: Vec::new() }
+    }
+
     pub(crate) fn row<const N: usize>(&mut self, cells: [Cell; N]) {
         self.rows.push(cells.into());
     }

@@ -1,5 +1,8 @@
 //! `offramp profile`: 0 done, 1 invalid, 2 not permitted, 3 unchanged.
 
+mod folder;
+mod user;
+
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
@@ -8,7 +11,7 @@ use offramp_profile::{ChangeError, Code, Installed, Problem};
 use offramp_rules::Layer;
 use serde::Serialize;
 
-use crate::arguments::{self, Profile, Store};
+use crate::arguments::{self, Profile};
 use crate::failure::{FAILED, Failure};
 use crate::output;
 use crate::status;
@@ -24,8 +27,15 @@ const MAX_TEXT: u64 = 4 * 1024 * 1024;
 pub(crate) async fn run(client: &Client, command: Profile) -> Result<(), Failure> {
     match command {
         Profile::Check { files, json } => check(&files, json),
-        Profile::Install { file, layer, store } => install(client, &file, layer, &store).await,
-        Profile::Remove { identifier, store } => remove(client, &identifier, &store).await,
+        Profile::Install { file, layer, store } => match store.machine(layer) {
+            Some(config) => install(client, &file, layer, &config, store.json).await,
+            None => user::install(client, &file, store.json).await,
+        },
+        Profile::Remove { identifier, store } => match store.machine(None) {
+            Some(config) => remove(client, &identifier, &config, store.json).await,
+            None => user::remove(client, &identifier, store.json).await,
+        },
+        Profile::Sync(json) => user::sync(client, json.json).await,
         Profile::List(json) => list(client, json.json).await,
         Profile::Show { identifier, json } => show(client, &identifier, json).await,
     }
@@ -207,17 +217,18 @@ enum Daemon {
 async fn install(
     client: &Client,
     file: &Path,
-    layer: arguments::Layer,
-    store: &Store,
+    layer: Option<arguments::Layer>,
+    config: &Path,
+    json: bool,
 ) -> Result<(), Failure> {
     let layer = match layer {
-        arguments::Layer::Managed => Layer::Managed,
-        arguments::Layer::Recommended => Layer::Recommended,
+        None | Some(arguments::Layer::Managed) => Layer::Managed,
+        Some(arguments::Layer::Recommended) => Layer::Recommended,
     };
     let mut changed = match text(file, layer) {
         Err((problems, NOT_PERMITTED)) => not_done(Outcome::NotPermitted, problems),
         Err((problems, _)) => not_done(Outcome::Invalid, problems),
-        Ok(text) => match offramp_profile::install(&store.config, layer, &text) {
+        Ok(text) => match offramp_profile::install(config, layer, &text) {
             Ok(Installed::Installed(path)) => done(Outcome::Installed, &path),
             Ok(Installed::Unchanged(path)) => done(Outcome::Unchanged, &path),
             Err(error) => failed(error),
@@ -226,15 +237,20 @@ async fn install(
     for problem in &mut changed.problems {
         problem.file.get_or_insert_with(|| name_of(file).into());
     }
-    finish(client, changed, store.json).await
+    finish(client, changed, json).await
 }
 
-async fn remove(client: &Client, identifier: &str, store: &Store) -> Result<(), Failure> {
-    let changed = match offramp_profile::remove(&store.config, identifier) {
+async fn remove(
+    client: &Client,
+    identifier: &str,
+    config: &Path,
+    json: bool,
+) -> Result<(), Failure> {
+    let changed = match offramp_profile::remove(config, identifier) {
         Ok(path) => done(Outcome::Removed, &path),
         Err(error) => failed(error),
     };
-    finish(client, changed, store.json).await
+    finish(client, changed, json).await
 }
 
 /// The text of a profile, with its problems named after the file that the person gave.
@@ -326,10 +342,14 @@ fn tell(changed: &Changed) -> String {
 async fn list(client: &Client, json: bool) -> Result<(), Failure> {
     let profiles = client.profiles().await.map_err(of_profile)?;
     if json {
-        output::print_json(&profiles)
-    } else {
-        output::print(&status::profiles(&profiles, output::colour()))
+        return output::print_json(&profiles);
     }
+    output::print(&status::profiles(&profiles, output::colour()))?;
+    for name in user::missing(&profiles) {
+        let name = output::clean(&name);
+        eprintln!("offramp: your profile {name} is not in force: `offramp profile sync` sends it");
+    }
+    Ok(())
 }
 
 async fn show(client: &Client, identifier: &str, json: bool) -> Result<(), Failure> {

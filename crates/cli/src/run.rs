@@ -167,7 +167,7 @@ fn with_choice(failure: Failure, socket: &Path) -> Failure {
 }
 
 /// Finds a command as a shell does, as an absolute path.
-fn find(name: &OsStr) -> Result<PathBuf, Failure> {
+pub(crate) fn find(name: &OsStr) -> Result<PathBuf, Failure> {
     if name.as_bytes().contains(&b'/') {
         return examine(Path::new(name)).map_err(|why| why.failure(name));
     }

@@ -9,7 +9,7 @@ use crate::output;
 pub(crate) async fn run(client: &Client, arguments: Switch, on: bool) -> Result<(), Failure> {
     let answer = client
         .switch(&SwitchRequest {
-            profile: arguments.profile,
+            profile: arguments.profile(),
             on,
         })
         .await?;
