@@ -56,6 +56,11 @@ impl Active {
         }
     }
 
+    /// The user whose processes alone it claims.
+    pub(crate) fn owner(&self) -> Option<u32> {
+        self.owner.or(self.profile.rules.owner)
+    }
+
     /// The connections, or why there are none.
     pub(crate) fn link(&self) -> &Arc<Link> {
         &self.link

@@ -11,7 +11,7 @@ use offramp_control::{
     RunRequest, Status, StoreAnswer, SwitchAnswer, SwitchRequest,
 };
 use offramp_profile::{ChangeError, Installed, Problem};
-use offramp_rules::{Layer, ProfileId};
+use offramp_rules::{Claims, Layer, ProfileId};
 use tokio::sync::mpsc;
 
 use self::view::problem;
@@ -86,7 +86,13 @@ impl Api for Desk {
                 let id = ProfileId::new(&id);
                 self.shared.add_ephemeral(id.clone(), made);
                 // With a class from here on: it is swept away too where the client leaves meanwhile.
-                let _ = self.shared.class_for(&id);
+                let _ = self
+                    .shared
+                    .class_of(&Claims {
+                        wrapper: Some(id.clone()),
+                        ..Claims::default()
+                    })
+                    .await;
                 self.shared.reload_ephemeral().await;
                 id
             }

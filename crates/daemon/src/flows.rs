@@ -3,14 +3,17 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use offramp_control as control;
 use offramp_intercept::Identity;
 use offramp_relay::Counters;
-use offramp_rules::{ProfileId, Protocol, Target};
+use offramp_rules::{Claims, ProfileId, Protocol, Target, Verdict};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::active::Link;
 
 /// How many events a slow follower may be behind before it misses some.
 const FOLLOWER_QUEUE: usize = 1024;
@@ -40,6 +43,8 @@ pub(crate) struct Record {
     identity: Identity,
     executable: String,
     profile: ProfileId,
+    claims: Mutex<Arc<Claims>>,
+    legs: Mutex<Vec<LegRecord>>,
     protocol: Protocol,
     source: SocketAddr,
     target: Target,
@@ -52,6 +57,21 @@ pub(crate) struct Record {
     error: OnceLock<String>,
 }
 
+/// The way of a flow to one target.
+struct LegRecord {
+    target: Target,
+    verdict: Verdict,
+    cut: CancellationToken,
+}
+
+/// The way of a flow to one target, for as long as it is open. A UDP flow has one for each target.
+pub(crate) struct Leg {
+    record: Arc<Record>,
+    target: Target,
+    /// Ends it: its profile is gone, or the rules have changed.
+    pub(crate) cut: CancellationToken,
+}
+
 /// Ends its flow when it is dropped, however that comes about.
 pub(crate) struct FlowGuard {
     flows: Arc<Flows>,
@@ -61,6 +81,7 @@ pub(crate) struct FlowGuard {
 /// What begins a flow.
 pub(crate) struct Beginning {
     pub(crate) identity: Identity,
+    pub(crate) claims: Arc<Claims>,
     pub(crate) profile: ProfileId,
     pub(crate) protocol: Protocol,
     pub(crate) source: SocketAddr,
@@ -74,6 +95,8 @@ impl Flows {
             executable: executable(beginning.identity.pid),
             identity: beginning.identity,
             profile: beginning.profile,
+            claims: Mutex::new(beginning.claims),
+            legs: Mutex::new(Vec::new()),
             protocol: beginning.protocol,
             source: beginning.source,
             target: beginning.target,
@@ -116,6 +139,36 @@ impl Flows {
         self.lock().values().filter(counted).count() as u64
     }
 
+    /// Whether apps with these claims have flows.
+    pub(crate) fn has_any(&self, claims: &Arc<Claims>) -> bool {
+        let live = self.lock();
+        live.values().any(|record| *record.claims() == *claims)
+    }
+
+    /// Asks about every open way of every flow: by process, claims, target and the verdict that
+    /// opened it. Cuts those for which the answer says so, and notes the claims of now. Returns how
+    /// many were cut.
+    pub(crate) fn recheck(
+        &self,
+        ask: impl Fn(u32, &Claims, &Target, &Verdict) -> (bool, Arc<Claims>),
+    ) -> usize {
+        let live: Vec<_> = self.lock().values().cloned().collect();
+        let mut cut = 0;
+        for record in live {
+            let mut claims = Arc::clone(&record.claims());
+            for leg in record.legs().iter() {
+                let (is_over, now) = ask(record.identity.pid, &claims, &leg.target, &leg.verdict);
+                if is_over && !leg.cut.is_cancelled() {
+                    leg.cut.cancel();
+                    cut += 1;
+                }
+                claims = now;
+            }
+            *record.claims() = claims;
+        }
+        cut
+    }
+
     pub(crate) fn follow(&self, uid: Option<u32>) -> mpsc::Receiver<control::FlowEvent> {
         let (events, received) = mpsc::channel(FOLLOWER_QUEUE);
         let mut followers = self
@@ -144,7 +197,7 @@ impl Flows {
         });
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Record>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Record>>> {
         self.live
             .lock()
             .expect("nothing panics while it holds the flows")
@@ -187,6 +240,23 @@ impl FlowGuard {
         }
     }
 
+    /// Opens a way to a target, over the connections that end it with their profile.
+    pub(crate) fn leg(&self, target: &Target, verdict: &Verdict, link: Option<&Link>) -> Leg {
+        let cut = link
+            .map(|link| link.flows().child_token())
+            .unwrap_or_default();
+        self.record.legs().push(LegRecord {
+            target: target.clone(),
+            verdict: verdict.clone(),
+            cut: cut.clone(),
+        });
+        Leg {
+            record: Arc::clone(&self.record),
+            target: target.clone(),
+            cut,
+        }
+    }
+
     pub(crate) fn was_opened(&self) -> bool {
         self.record.state() != control::FlowState::Opening
     }
@@ -194,6 +264,15 @@ impl FlowGuard {
     /// Why the flow was refused or broke; the first reason stays.
     pub(crate) fn failed(&self, reason: impl Into<String>) {
         let _ = self.record.error.set(reason.into());
+    }
+}
+
+impl Drop for Leg {
+    fn drop(&mut self) {
+        let mut legs = self.record.legs();
+        if let Some(own) = legs.iter().position(|leg| leg.target == self.target) {
+            legs.swap_remove(own);
+        }
     }
 }
 
@@ -233,6 +312,14 @@ impl Drop for FlowGuard {
 }
 
 impl Record {
+    fn claims(&self) -> MutexGuard<'_, Arc<Claims>> {
+        self.claims.lock().expect("nothing panics with the claims")
+    }
+
+    fn legs(&self) -> MutexGuard<'_, Vec<LegRecord>> {
+        self.legs.lock().expect("nothing panics with the legs")
+    }
+
     fn way(&self) -> control::Way {
         match self.way.load(Ordering::Relaxed) {
             way if way == control::Way::Relay as u8 => control::Way::Relay,

@@ -6,19 +6,25 @@
 mod active;
 mod api;
 mod budget;
+mod classes;
+mod closing;
 mod control;
 mod doctor;
 mod ephemeral;
+mod facts;
 mod flows;
 mod keeper;
-mod kept;
 mod lookup;
 mod policy;
+mod publish;
+mod recognise;
+mod reload;
 mod shared;
 mod start;
 mod state;
 mod tcp;
 mod udp;
+mod verdicts;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -53,6 +59,10 @@ impl Config {
     /// Holds the name of the instance, for those who clean up after it.
     pub(crate) fn name_file(&self) -> PathBuf {
         self.runtime.join("instance")
+    }
+
+    pub(crate) fn directories(&self) -> offramp_profile::Directories {
+        offramp_profile::Directories::new(&self.config)
     }
 
     pub(crate) fn ephemeral(&self) -> PathBuf {

@@ -10,6 +10,8 @@ use offramp_dns::{Lookup, Responder, Way, exchange_tcp};
 use offramp_intercept::ClassId;
 use offramp_rules::{Claims, DomainName, Target, Verdict, Why, decide_name};
 
+use tokio::net::TcpStream;
+
 use crate::active::Link;
 use crate::policy::Book;
 use crate::shared::{ANYWHERE, Counts, Shared};
@@ -21,22 +23,22 @@ const NAMED_RESOLVER: Duration = Duration::from_secs(4);
 pub(crate) struct AppLookup {
     shared: Arc<Shared>,
     class: ClassId,
-    app: Claims,
+    claims: Arc<Claims>,
     book: Book,
     ipv6: bool,
 }
 
 impl AppLookup {
     /// None where the app's profile is gone.
-    pub(crate) fn new(shared: &Arc<Shared>, class: ClassId, app: Claims) -> Option<Self> {
+    pub(crate) fn new(shared: &Arc<Shared>, class: ClassId, claims: Arc<Claims>) -> Option<Self> {
         let policy = shared.policy();
-        let book = policy.book(app.wrapper.as_ref()?)?.clone();
+        let book = policy.book(&claims)?.clone();
         Counts::add(&shared.counts.lookups);
         let ipv6 = shared.ipv6.load(std::sync::atomic::Ordering::Relaxed);
         Some(Self {
             shared: Arc::clone(shared),
             class,
-            app,
+            claims,
             book,
             ipv6,
         })
@@ -48,7 +50,12 @@ impl AppLookup {
 
     fn verdict(&self, name: &DomainName) -> Verdict {
         let world = Arc::clone(&self.shared.world.borrow());
-        decide_name(&self.shared.policy().rules, &self.app, name, &world).verdict
+        decide_name(&self.shared.policy().rules, &self.claims, name, &world).verdict
+    }
+
+    /// Whether the program was recognised as no app after it had asked.
+    fn is_unmanaged(&self) -> bool {
+        self.claims.is_empty()
     }
 
     /// The connections that the app's flows take, whatever the target.
@@ -56,7 +63,7 @@ impl AppLookup {
         let host = ANYWHERE;
         let decision = self
             .shared
-            .decide(&self.app, &Target { host, port: 53 })
+            .decide(&self.claims, &Target { host, port: 53 })
             .await;
         let policy = self.shared.policy();
         let active = match &decision.verdict {
@@ -72,7 +79,13 @@ impl AppLookup {
 impl Lookup for AppLookup {
     fn way(&self, name: &DomainName) -> Way {
         match self.verdict(name) {
-            Verdict::Direct(Why::Excluded(..) | Why::OnDemand(_) | Why::Loopback) => Way::System,
+            Verdict::Direct(
+                Why::Excluded(..)
+                | Why::OtherDomain(_)
+                | Why::OnDemand(_)
+                | Why::Loopback
+                | Why::Unmanaged,
+            ) => Way::System,
             Verdict::Refuse(Why::NotInForce(_)) => Way::Refuse,
             // While the upstream is away the name still gets its address: the flow is refused, or
             // let go direct, when it comes.
@@ -85,6 +98,10 @@ impl Lookup for AppLookup {
     }
 
     async fn far(&self, query: Bytes, asked: SocketAddr) -> io::Result<Bytes> {
+        if self.is_unmanaged() {
+            let mut stream = TcpStream::connect(asked).await?;
+            return exchange_tcp(&mut stream, &query).await;
+        }
         let link = self.link().await?;
         let upstream = link.upstream().map_err(io::Error::other)?;
         if !self.shared.is_own(asked.ip()).await {
@@ -103,6 +120,10 @@ impl Lookup for AppLookup {
     }
 
     async fn approve(&self, addresses: &[(IpAddr, Duration)]) {
+        // Others wait for their verdict in the same class.
+        if self.class == ClassId::UNDECIDED {
+            return;
+        }
         for (address, _) in addresses {
             if let Err(error) = self.shared.capture.approve(self.class, *address).await {
                 tracing::warn!(address = %address, error = %error, "excluded address stays closed");

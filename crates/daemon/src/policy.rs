@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use offramp_dns::{Names, Responder, SystemResolver};
 use offramp_profile::{Credentials, Directories, Loaded, Profile};
-use offramp_rules::{Prefix, ProfileId, Profiles, World};
+use offramp_rules::{Claims, Prefix, ProfileId, Profiles, World};
 use tokio::sync::Notify;
 
 use crate::active::Active;
@@ -54,7 +54,8 @@ impl Policy {
         Self::with(before.loaded.clone(), sources, before)
     }
 
-    fn with(loaded: Loaded, sources: &Sources<'_>, before: &Policy) -> Self {
+    /// Other files.
+    pub(crate) fn with(loaded: Loaded, sources: &Sources<'_>, before: &Policy) -> Self {
         let credentials = Credentials::open(&sources.directories.config);
         let own = sources
             .ephemeral
@@ -113,10 +114,19 @@ impl Policy {
         world
     }
 
-    /// The names that apps under this profile are given. Those of a profile that is gone are told
-    /// by the common one that their names are refused.
-    pub(crate) fn book(&self, profile: &ProfileId) -> Option<&Book> {
-        let own = self.active.get(profile).and_then(|active| {
+    /// The profiles at work that claim such apps, in the order in which they are asked.
+    pub(crate) fn claiming(&self, claims: &Claims) -> impl Iterator<Item = &Arc<Active>> {
+        let ids = self.rules.iter().map(|profile| &profile.id).filter(|id| {
+            claims.wrapper.as_ref() == Some(*id)
+                || claims.rules.iter().any(|claim| claim.profile == **id)
+        });
+        ids.filter_map(|id| self.active.get(id))
+    }
+
+    /// The names that apps with these claims are given: those of the first profile. Where that is
+    /// gone, the common ones tell that names are refused.
+    pub(crate) fn book(&self, claims: &Claims) -> Option<&Book> {
+        let own = self.claiming(claims).next().and_then(|active| {
             let profile = &active.profile;
             self.names.iter().find(|((v4, v6), _)| {
                 *v4 == profile.synthetic_v4

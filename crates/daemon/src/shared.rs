@@ -16,10 +16,12 @@ use tokio::sync::{Notify, watch};
 use crate::Config;
 use crate::active::Link;
 use crate::budget::Budget;
+use crate::classes::Classes;
 use crate::ephemeral::Ephemeral;
+use crate::facts::Facts;
 use crate::flows::Flows;
-use crate::kept;
 use crate::policy::Policy;
+use crate::verdicts::Verdicts;
 
 /// How long a flow waits for an upstream that is still connecting.
 const HOLD: Duration = Duration::from_secs(5);
@@ -48,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) changed: Arc<Notify>,
     /// Held by whoever changes profiles or classes, so that changes come one after another.
     pub(crate) changing: tokio::sync::Mutex<()>,
+    /// Held while files are read, before `changing`, so that what is read last is in force last.
+    pub(crate) reloading: tokio::sync::Mutex<()>,
     pub(crate) counts: Counts,
     /// TCP flows at one time.
     pub(crate) tcp_flows: Arc<Budget>,
@@ -58,16 +62,19 @@ pub(crate) struct Shared {
     pub(crate) synthetic_v6: offramp_rules::Prefix,
     /// Whether relayed names have IPv6 addresses.
     pub(crate) ipv6: AtomicBool,
+    /// What is known of processes.
+    pub(crate) facts: Facts,
+    /// What was decided about programs when they started.
+    pub(crate) verdicts: Verdicts,
+    rules_seen: AtomicU64,
     tables: Mutex<Tables>,
 }
 
-#[derive(Default)]
 struct Tables {
-    classes: BTreeMap<ClassId, ProfileId>,
+    classes: Classes,
     ephemeral: BTreeMap<ProfileId, Ephemeral>,
     off: BTreeSet<ProfileId>,
     last_run: u32,
-    last_class: u16,
 }
 
 /// What is counted besides flows.
@@ -112,6 +119,7 @@ impl Shared {
         synthetic_v6: offramp_rules::Prefix,
         changed: Arc<Notify>,
     ) -> Self {
+        let classes = Classes::new(&config.runtime);
         Self {
             config,
             started: Instant::now(),
@@ -124,16 +132,21 @@ impl Shared {
             limits: Limits::default(),
             changed,
             changing: tokio::sync::Mutex::new(()),
+            reloading: tokio::sync::Mutex::new(()),
             counts: Counts::default(),
             tcp_flows: Budget::new(TCP_FLOWS),
             udp_legs: Budget::new(UDP_LEGS),
             lookups: Budget::new(LOOKUPS),
             synthetic_v6,
             ipv6: AtomicBool::new(false),
+            facts: Facts::new(),
+            verdicts: Verdicts::default(),
+            rules_seen: AtomicU64::new(0),
             tables: Mutex::new(Tables {
+                classes,
                 ephemeral,
                 off,
-                ..Tables::default()
+                last_run: 0,
             }),
         }
     }
@@ -142,22 +155,10 @@ impl Shared {
         Arc::clone(&self.policy.borrow())
     }
 
-    /// What rules are told of an app of this class; none for a class that is gone.
-    pub(crate) fn app(&self, class: ClassId) -> Option<Claims> {
-        let wrapper = self.tables().classes.get(&class).cloned()?;
-        Some(Claims {
-            wrapper: Some(wrapper),
-            ..Claims::default()
-        })
-    }
-
     /// The name where the address stands for one. None: it stands for a name that is not known.
-    pub(crate) fn wanted(&self, app: &Claims, target: SocketAddr) -> Option<Wanted> {
+    pub(crate) fn wanted(&self, claims: &Claims, target: SocketAddr) -> Option<Wanted> {
         let policy = self.policy();
-        let book = app
-            .wrapper
-            .as_ref()
-            .and_then(|profile| policy.book(profile));
+        let book = policy.book(claims);
         let address = target.ip().to_canonical();
         let Some(book) = book.filter(|book| book.names.contains(address)) else {
             return Some(Wanted {
@@ -180,12 +181,12 @@ impl Shared {
     }
 
     /// Decides about a flow; while its upstream is connecting it is held for a moment.
-    pub(crate) async fn decide(&self, app: &Claims, target: &Target) -> Decision {
+    pub(crate) async fn decide(&self, claims: &Claims, target: &Target) -> Decision {
         let mut world = self.world.subscribe();
         let deadline = tokio::time::Instant::now() + HOLD;
         loop {
             let now = Arc::clone(&world.borrow_and_update());
-            let decision = decide(&self.policy().rules, app, target, &now);
+            let decision = decide(&self.policy().rules, claims, target, &now);
             if decision.verdict.waits_for().is_none() {
                 return decision;
             }
@@ -215,8 +216,15 @@ impl Shared {
         }
     }
 
+    /// A profile of those that claim an app; an empty name where none does.
+    pub(crate) fn first_profile(claims: &Claims) -> ProfileId {
+        let rule = claims.rules.first().map(|claim| &claim.profile);
+        let named = claims.wrapper.as_ref().or(rule);
+        named.cloned().unwrap_or_else(|| ProfileId::new(""))
+    }
+
     /// The profile that a flow is shown under.
-    pub(crate) fn profile_of(verdict: &Verdict, app: &Claims) -> ProfileId {
+    pub(crate) fn profile_of(verdict: &Verdict, claims: &Claims) -> ProfileId {
         use offramp_rules::Why;
         match verdict {
             Verdict::Relay(profile) => profile.clone(),
@@ -226,9 +234,7 @@ impl Shared {
                 | Why::OnDemand(profile)
                 | Why::NotConnected(profile, _)
                 | Why::NotInForce(profile) => profile.clone(),
-                Why::Loopback | Why::Unmanaged => {
-                    app.wrapper.clone().unwrap_or_else(|| ProfileId::new(""))
-                }
+                Why::Loopback | Why::Unmanaged => Self::first_profile(claims),
             },
         }
     }
@@ -247,41 +253,47 @@ impl Shared {
         address.is_loopback() || self.capture.survey().await.own.contains(&address)
     }
 
-    pub(crate) fn classes(&self) -> BTreeMap<ClassId, ProfileId> {
-        self.tables().classes.clone()
+    /// What the processes of a class have in common; none for a class that is gone.
+    pub(crate) fn class(&self, class: ClassId) -> Option<Arc<Claims>> {
+        self.tables().classes.get(class)
     }
 
-    pub(crate) fn set_classes(&self, classes: BTreeMap<ClassId, ProfileId>) {
-        self.tables().classes = classes;
+    pub(crate) fn classes(&self) -> BTreeMap<ClassId, Arc<Claims>> {
+        self.tables().classes.all()
     }
 
-    /// The class of apps under this profile, a new one where there is none yet. None: all numbers
-    /// are taken. A number that was given back is the last to be used again.
-    pub(crate) fn class_for(&self, profile: &ProfileId) -> Option<ClassId> {
-        let mut tables = self.tables();
-        let known = tables.classes.iter().find(|(_, known)| *known == profile);
-        if let Some((class, _)) = known {
-            return Some(*class);
-        }
-        let last = tables.last_class;
-        let free = (last + 1..=ClassId::LIMIT)
-            .chain(1..=last)
-            .filter_map(ClassId::new)
-            .find(|class| !tables.classes.contains_key(class))?;
-        let mut classes = tables.classes.clone();
-        classes.insert(free, profile.clone());
-        // Before anything carries the number: after a restart it must be known what it means.
-        if let Err(error) = kept::write(&self.config.runtime, &classes) {
-            tracing::error!(error = %error, "classes not written");
-            return None;
-        }
-        tables.last_class = free.number();
-        tables.classes = classes;
-        Some(free)
+    pub(crate) fn find_class(&self, claims: &Claims) -> Option<ClassId> {
+        self.tables().classes.find(claims)
+    }
+
+    pub(crate) fn add_class(&self, claims: &Claims) -> Option<ClassId> {
+        self.tables().classes.add(claims)
+    }
+
+    pub(crate) fn restore_classes(&self, left: impl IntoIterator<Item = ClassId>) {
+        self.tables().classes.restore(left);
+    }
+
+    /// Whether apps that `offramp run` started under this profile may still run.
+    pub(crate) fn is_used(&self, profile: &ProfileId) -> bool {
+        let classes = self.classes();
+        classes
+            .values()
+            .any(|claims| claims.wrapper.as_ref() == Some(profile))
     }
 
     pub(crate) fn forget_class(&self, class: ClassId) {
-        self.tables().classes.remove(&class);
+        self.tables().classes.remove(class);
+    }
+
+    /// Tells whether other rules are in force than a moment ago.
+    pub(crate) fn rules_seen(&self) -> u64 {
+        self.rules_seen.load(Ordering::Relaxed)
+    }
+
+    /// Other rules are in force from here on. To be called with `changing` held.
+    pub(crate) fn see_rules(&self) {
+        self.rules_seen.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A number for a profile of `offramp run --server`.

@@ -1,6 +1,5 @@
 //! Start and stop of the daemon.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
@@ -8,9 +7,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use offramp_control::Lifecycle;
-use offramp_intercept::{Capture, Sockets};
-use offramp_profile::Directories;
+use offramp_intercept::{Capture, ClassId, Sockets};
 use offramp_relay::{Limit, serve};
+use offramp_rules::{Identity, Layer, Profile, Profiles, Rule};
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, broadcast};
 use tokio::task::JoinSet;
@@ -20,7 +19,7 @@ use crate::control::Desk;
 use crate::policy::{Policy, Sources};
 use crate::shared::{Shared, TCP_FLOWS};
 use crate::state::State;
-use crate::{Config, DRAIN, api, ephemeral, keeper, kept, tcp, udp};
+use crate::{Config, DRAIN, api, classes, ephemeral, keeper, tcp, udp};
 
 /// Ends of UDP sockets that wait to be acted on.
 const CLOSED: usize = 16_384;
@@ -89,8 +88,11 @@ pub async fn run(
 
 async fn prepare(shared: &Arc<Shared>, state: &State) -> anyhow::Result<UnixListener> {
     let listener = control_socket(&shared.config)?;
+    let own = free_self(shared)?;
+    tracing::debug!(threads = own, "the daemon itself is no app");
     restore(shared).await?;
     shared.reload().await;
+    shared.begin_recognising().await;
     state.load_names(&shared.policy());
     Ok(listener)
 }
@@ -106,7 +108,7 @@ pub async fn uninstall(mut config: Config) -> anyhow::Result<()> {
     let _ = fs::remove_file(config.socket());
     let _ = fs::remove_file(config.name_file());
     let _ = fs::remove_dir_all(config.ephemeral());
-    kept::remove(&config.runtime);
+    classes::remove(&config.runtime);
     Ok(())
 }
 
@@ -134,7 +136,7 @@ fn assemble(
 ) -> Arc<Shared> {
     let changed = Arc::new(Notify::new());
     let ephemeral = ephemeral::load(&config.ephemeral());
-    let directories = Directories::new(&config.config);
+    let directories = config.directories();
     let sources = Sources {
         directories: &directories,
         ephemeral: &ephemeral,
@@ -173,25 +175,45 @@ fn control_socket(config: &Config) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
+/// How many rules of the administrator's name apps by themselves, not by `offramp run`.
+fn managed_rules(rules: &Profiles) -> usize {
+    let managed = |profile: &&Profile| profile.enabled && profile.layer == Layer::Managed;
+    let names = |rule: &&Rule| !matches!(rule.identity, Identity::Wrapper(_));
+    let all = rules
+        .iter()
+        .filter(managed)
+        .flat_map(|profile| &profile.rules);
+    all.filter(names).count()
+}
+
+/// A rule that names any program names the daemon too, which would wait for itself.
+fn free_self(shared: &Shared) -> anyhow::Result<usize> {
+    let own = std::process::id();
+    let labelled = shared.capture.labelled()?;
+    let labels: Vec<_> = labelled
+        .iter()
+        .filter(|process| process.pid == own)
+        .map(|process| (process.pid, process.raw, None))
+        .collect();
+    Ok(shared.capture.relabel(&labels)?)
+}
+
 /// Takes over the apps that an earlier run labelled.
 async fn restore(shared: &Shared) -> anyhow::Result<()> {
     let left = "cannot read what an earlier run left";
     let labelled = shared.labelled().context(left)?;
-    let mut classes = BTreeMap::new();
-    let mut meant = kept::read(&shared.config.runtime);
-    for class in shared.capture.known_classes().context(left)? {
-        let profile = meant.remove(&class);
-        if labelled.contains_key(&class) {
-            // Of a class that nobody knows any more the apps stay refused.
-            let profile = profile.unwrap_or_else(|| offramp_rules::ProfileId::new(""));
-            classes.insert(class, profile);
-        } else {
-            let removed = shared.capture.remove_class(class).await;
-            removed.context("cannot remove an old class")?;
-        }
+    let known = shared.capture.known_classes().context(left)?;
+    let (used, unused): (Vec<_>, Vec<_>) = known
+        .into_iter()
+        .filter(|class| *class != ClassId::UNDECIDED)
+        .partition(|class| labelled.contains_key(class));
+    for class in unused {
+        let removed = shared.capture.remove_class(class).await;
+        removed.context("cannot remove an old class")?;
     }
+    shared.restore_classes(used);
     for id in shared.ephemeral().into_keys() {
-        if !classes.values().any(|profile| *profile == id) {
+        if !shared.is_used(&id) {
             shared.remove_ephemeral(&id);
             ephemeral::forget(&shared.config.ephemeral(), &id);
         }
@@ -202,7 +224,6 @@ async fn restore(shared: &Shared) -> anyhow::Result<()> {
         .unwrap_or_default();
     let now = u32::try_from(now.as_secs()).unwrap_or(u32::MAX / 2);
     shared.runs_begin_behind(now);
-    shared.set_classes(classes);
     Ok(())
 }
 
@@ -283,10 +304,12 @@ async fn finish(
     let running = shared
         .labelled()
         .map_or(1, |found| found.values().map(Vec::len).sum());
-    if running > 0 {
+    let rules = managed_rules(&shared.policy().rules);
+    if running > 0 || rules > 0 {
         tracing::warn!(
             apps = running,
-            "managed apps still run and stay refused; `offramp uninstall` lets them go"
+            rules,
+            "apps that run under a profile, and those that managed rules name, stay refused; `offramp uninstall` lets them go"
         );
         return Ok(());
     }
@@ -297,7 +320,7 @@ async fn finish(
         .context("cannot remove everything that was added")?;
     let _ = fs::remove_dir_all(shared.config.ephemeral());
     let _ = fs::remove_file(shared.config.name_file());
-    kept::remove(&shared.config.runtime);
+    classes::remove(&shared.config.runtime);
     tracing::info!("stopped");
     Ok(())
 }

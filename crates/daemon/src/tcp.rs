@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::active::Link;
-use crate::flows::{Beginning, FlowGuard};
+use crate::flows::{Beginning, FlowGuard, Leg};
 use crate::lookup::AppLookup;
 use crate::shared::{Counts, Shared};
 
@@ -39,17 +39,17 @@ pub(crate) async fn serve(
     let Some(identity) = shared.capture.identify_tcp(source, target) else {
         return Counts::add(&shared.counts.unidentified);
     };
-    let Some(app) = shared.app(identity.class) else {
-        return;
-    };
     let Some(_share) = shared.tcp_flows.take(identity.uid) else {
         return Counts::add(&shared.counts.over_budget);
     };
+    let Some(claims) = Box::pin(shared.claims_of(&identity)).await else {
+        return Counts::add(&shared.counts.unidentified);
+    };
     if target.port() == DNS_PORT {
-        return look_up(&shared, stream, target, identity, app, &stop).await;
+        return look_up(&shared, stream, target, identity, claims, &stop).await;
     }
     // The relay is a task of its own kind of memory: what opening needed is gone by then.
-    let Some(opened) = Box::pin(open(&shared, identity, app, source, target)).await else {
+    let Some(opened) = Box::pin(open(&shared, identity, claims, source, target)).await else {
         return;
     };
     let _ = stream.set_nodelay(true);
@@ -61,12 +61,12 @@ async fn look_up(
     mut stream: TcpStream,
     target: SocketAddr,
     identity: Identity,
-    app: Claims,
+    claims: Arc<Claims>,
     stop: &CancellationToken,
 ) {
     let (Some(asked), Some(lookup)) = (
         shared.capture.asked(target.ip()),
-        AppLookup::new(shared, identity.class, app),
+        AppLookup::new(shared, identity.class, claims),
     ) else {
         return;
     };
@@ -90,8 +90,7 @@ struct Opened {
     guard: FlowGuard,
     _held: Option<offramp_dns::Held>,
     _link: Option<Arc<Link>>,
-    /// Ends the flow with those of its profile.
-    cut: CancellationToken,
+    leg: Leg,
 }
 
 enum Far {
@@ -102,23 +101,24 @@ enum Far {
 async fn open(
     shared: &Arc<Shared>,
     identity: Identity,
-    app: Claims,
+    claims: Arc<Claims>,
     source: SocketAddr,
     target: SocketAddr,
 ) -> Option<Opened> {
-    let wanted = shared.wanted(&app, target)?;
-    let decision = shared.decide(&app, &wanted.target).await;
-    let profile = Shared::profile_of(&decision.verdict, &app);
+    let wanted = shared.wanted(&claims, target)?;
+    let decision = shared.decide(&claims, &wanted.target).await;
+    let profile = Shared::profile_of(&decision.verdict, &claims);
     let link = shared.link(&profile);
-    // Taken before the flow opens: what is cut meanwhile is not to run on.
-    let cut = link.as_ref().map(|link| link.flows()).unwrap_or_default();
     let guard = shared.flows.begin(Beginning {
         identity,
+        claims,
         profile,
         protocol: Protocol::Tcp,
         source,
         target: wanted.target.clone(),
     });
+    // Before the flow opens: what is cut meanwhile is not to run on.
+    let leg = guard.leg(&wanted.target, &decision.verdict, link.as_deref());
     let far = match &decision.verdict {
         Verdict::Relay(_) => open_tunnel(link.as_deref()?, &wanted.target, &guard).await,
         Verdict::Direct(_) => open_direct(&wanted.target, &guard).await,
@@ -132,7 +132,7 @@ async fn open(
         guard,
         _held: wanted.held,
         _link: link,
-        cut,
+        leg,
     })
 }
 
@@ -183,7 +183,7 @@ pub(crate) async fn connect(target: &Target) -> io::Result<TcpStream> {
 }
 
 async fn relay(shared: &Shared, mut stream: TcpStream, mut opened: Opened) {
-    let stop = &opened.cut;
+    let stop = &opened.leg.cut;
     let clean = match &mut opened.far {
         Far::Tunnel(tunnel) => pump(shared, &mut stream, tunnel, &opened.guard, stop).await,
         Far::Direct(direct) => pump(shared, &mut stream, direct, &opened.guard, stop).await,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use offramp_control::Way;
 use offramp_dns::Transport;
-use offramp_intercept::{Datagram, Identity, UdpIntake};
+use offramp_intercept::{ClassId, Datagram, Identity, UdpIntake};
 use offramp_rules::{Claims, Protocol, Verdict};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -25,6 +25,8 @@ const DNS_PORT: u16 = 53;
 const IDLE: Duration = Duration::from_secs(120);
 /// Datagrams that wait for a leg that is being opened or is slow.
 const QUEUE: usize = 128;
+/// Datagrams that wait until it is known which app sent them.
+const WAITING: usize = 1024;
 /// How long a leg that was not opened swallows what its socket sends on.
 const REFUSED: Duration = Duration::from_secs(1);
 /// What a leg has taken is sent before it ends with its socket.
@@ -46,6 +48,7 @@ pub(crate) async fn serve(
         guards: HashMap::new(),
         tasks: JoinSet::new(),
         lookups: JoinSet::new(),
+        waiting: JoinSet::new(),
     };
     let mut buffer = vec![0; 65_535];
     loop {
@@ -53,6 +56,10 @@ pub(crate) async fn serve(
             () = stop.cancelled() => break,
             Some(ended) = desk.tasks.join_next() => if let Ok(leg) = ended { desk.end(leg) },
             Some(_) = desk.lookups.join_next() => {}
+            Some(known) = desk.waiting.join_next() => match known {
+                Ok(Some((arrival, claims))) => desk.pass(arrival, claims),
+                _ => Counts::add(&desk.shared.counts.unidentified),
+            },
             Ok(cookie) = closed.recv() => desk.close(cookie),
             received = intake.receive(&mut buffer) => match received {
                 Ok(datagram) => desk.take(datagram, &buffer[..datagram.length]),
@@ -62,6 +69,13 @@ pub(crate) async fn serve(
     }
 }
 
+/// A datagram with its sender.
+struct Arrival {
+    datagram: Datagram,
+    payload: Bytes,
+    identity: Identity,
+}
+
 struct Desk {
     shared: Arc<Shared>,
     legs: HashMap<Leg, mpsc::Sender<Bytes>>,
@@ -69,6 +83,7 @@ struct Desk {
     guards: HashMap<u64, std::sync::Weak<FlowGuard>>,
     tasks: JoinSet<Leg>,
     lookups: JoinSet<()>,
+    waiting: JoinSet<Option<(Arrival, Arc<Claims>)>>,
 }
 
 impl Desk {
@@ -80,16 +95,55 @@ impl Desk {
         else {
             return Counts::add(&self.shared.counts.unidentified);
         };
-        let Some(app) = self.shared.app(identity.class) else {
-            return;
-        };
         let payload = Bytes::copy_from_slice(payload);
+        let claims = match identity.class {
+            ClassId::UNDECIDED => self.shared.verdicts.get(identity.exec),
+            class => match self.shared.class(class) {
+                Some(claims) => Some(claims),
+                None => return,
+            },
+        };
+        match claims {
+            Some(claims) => self.pass(
+                Arrival {
+                    datagram,
+                    payload,
+                    identity,
+                },
+                claims,
+            ),
+            None => self.wait(Arrival {
+                datagram,
+                payload,
+                identity,
+            }),
+        }
+    }
+
+    /// Keeps a datagram until it is known which app sent it.
+    fn wait(&mut self, arrival: Arrival) {
+        if self.waiting.len() >= WAITING {
+            return Counts::add(&self.shared.counts.dropped_datagrams);
+        }
+        let shared = Arc::clone(&self.shared);
+        self.waiting.spawn(async move {
+            let claims = shared.claims_of(&arrival.identity).await;
+            claims.map(|claims| (arrival, claims))
+        });
+    }
+
+    fn pass(&mut self, arrival: Arrival, claims: Arc<Claims>) {
+        let Arrival {
+            datagram,
+            payload,
+            identity,
+        } = arrival;
         if datagram.target.port() == DNS_PORT {
-            return self.look_up(datagram, payload, identity, app);
+            return self.look_up(datagram, payload, identity, claims);
         }
         let leg = (identity.cookie, datagram.target);
         if self.legs.get(&leg).is_none_or(mpsc::Sender::is_closed) {
-            self.begin(leg, datagram.source, identity, app);
+            self.begin(leg, datagram.source, identity, claims);
         }
         if self
             .legs
@@ -100,7 +154,13 @@ impl Desk {
         }
     }
 
-    fn look_up(&mut self, datagram: Datagram, query: Bytes, identity: Identity, app: Claims) {
+    fn look_up(
+        &mut self,
+        datagram: Datagram,
+        query: Bytes,
+        identity: Identity,
+        claims: Arc<Claims>,
+    ) {
         let Some(share) = self.shared.lookups.take(identity.uid) else {
             return Counts::add(&self.shared.counts.dropped_datagrams);
         };
@@ -109,7 +169,7 @@ impl Desk {
             let _share = share;
             let (Some(asked), Some(lookup)) = (
                 shared.capture.asked(datagram.target.ip()),
-                AppLookup::new(&shared, identity.class, app),
+                AppLookup::new(&shared, identity.class, claims),
             ) else {
                 return;
             };
@@ -129,9 +189,9 @@ impl Desk {
         });
     }
 
-    fn begin(&mut self, leg: Leg, source: SocketAddr, identity: Identity, app: Claims) {
+    fn begin(&mut self, leg: Leg, source: SocketAddr, identity: Identity, claims: Arc<Claims>) {
         let shared = Arc::clone(&self.shared);
-        let Some(wanted) = shared.wanted(&app, leg.1) else {
+        let Some(wanted) = shared.wanted(&claims, leg.1) else {
             return;
         };
         let Some(share) = shared.udp_legs.take(identity.uid) else {
@@ -146,7 +206,8 @@ impl Desk {
             .unwrap_or_else(|| {
                 Arc::new(shared.flows.begin(Beginning {
                     identity,
-                    profile: app.wrapper.clone().expect("a class has a profile"),
+                    profile: Shared::first_profile(&claims),
+                    claims: Arc::clone(&claims),
                     protocol: Protocol::Udp,
                     source,
                     target: wanted.target.clone(),
@@ -163,7 +224,7 @@ impl Desk {
                 target: leg.1,
                 datagrams,
             };
-            Box::pin(conversation.hold(app, wanted)).await;
+            Box::pin(conversation.hold(claims, wanted)).await;
             capture.capture.forget_udp(source, leg.1);
             leg
         });
@@ -200,16 +261,19 @@ struct Conversation {
 }
 
 impl Conversation {
-    async fn hold(mut self, app: Claims, wanted: crate::shared::Wanted) {
-        let decision = self.shared.decide(&app, &wanted.target).await;
-        let profile = Shared::profile_of(&decision.verdict, &app);
+    async fn hold(mut self, claims: Arc<Claims>, wanted: crate::shared::Wanted) {
+        let decision = self.shared.decide(&claims, &wanted.target).await;
+        let profile = Shared::profile_of(&decision.verdict, &claims);
         let link = self.shared.link(&profile);
-        // Taken before the flow opens: what is cut meanwhile is not to run on.
-        let cut = link.as_ref().map(|link| link.flows()).unwrap_or_default();
+        // Before the flow opens: what is cut meanwhile is not to run on.
+        let leg = self
+            .guard
+            .leg(&wanted.target, &decision.verdict, link.as_deref());
+        let cut = &leg.cut;
         match (&decision.verdict, link) {
-            (Verdict::Relay(_), Some(link)) => self.relay(&link, &wanted.target, &cut).await,
+            (Verdict::Relay(_), Some(link)) => self.relay(&link, &wanted.target, cut).await,
             (Verdict::Relay(_), None) => {}
-            (Verdict::Direct(_), _) => self.direct(&wanted.target, &cut).await,
+            (Verdict::Direct(_), _) => self.direct(&wanted.target, cut).await,
             (Verdict::Refuse(why), _) => self.guard.failed(self.shared.explain(why)),
         }
         if !self.guard.was_opened() {

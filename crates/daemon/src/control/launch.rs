@@ -1,12 +1,11 @@
 //! `offramp run`: which profile a command is put under, and what its user should know.
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use offramp_control::{Code, Refusal, RunRequest};
 use offramp_intercept::{ClassId, Label};
-use offramp_rules::{Layer, ProfileId, State, UnavailableAction};
+use offramp_rules::{App, Layer, ProfileId, State, UnavailableAction, User, claims};
 use offramp_upstream::State as UpstreamState;
 
 use super::Desk;
@@ -58,7 +57,10 @@ impl Desk {
         let (classes, made) = (self.shared.classes(), self.shared.ephemeral());
         let labelled = self.shared.labelled().unwrap_or_default();
         let own = |class: &ClassId| {
-            let made = classes.get(class).and_then(|profile| made.get(profile));
+            let wrapper = classes
+                .get(class)
+                .and_then(|claims| claims.wrapper.as_ref());
+            let made = wrapper.and_then(|profile| made.get(profile));
             made.is_some_and(|made| made.uid == uid)
         };
         labelled.keys().filter(|class| own(class)).count()
@@ -95,8 +97,10 @@ impl Desk {
             Some(Label::Undecided { from, .. }) => from,
             None => None,
         };
-        if let Some(class) = known
-            && let Some(current) = self.shared.classes().get(&class)
+        let inherited = known
+            .and_then(|class| self.shared.class(class))
+            .unwrap_or_default();
+        if let Some(current) = &inherited.wrapper
             && policy
                 .active
                 .get(current)
@@ -109,13 +113,22 @@ impl Desk {
                 format!("this process is under the managed profile {current} and stays there"),
             ));
         }
-        let class = self.shared.class_for(profile).ok_or_else(|| {
-            Refusal::new(Code::Unavailable, "too many profiles have running apps")
-        })?;
-        let world = Arc::clone(&self.shared.world.borrow());
-        self.shared
-            .publish_class(class, profile, &policy, &world)
-            .await;
+        let app = App {
+            wrapper: Some(profile.clone()),
+            user: User {
+                id: peer.uid,
+                ..User::default()
+            },
+            ..App::default()
+        };
+        let claims = claims(&policy.rules, &app, &inherited);
+        let class = match self.shared.class_of(&claims).await {
+            Ok(Some(class)) => class,
+            _ => {
+                let message = "too many profiles have running apps";
+                return Err(Refusal::new(Code::Unavailable, message));
+            }
+        };
         self.shared
             .capture
             .label(peer.pidfd.as_fd(), class)

@@ -1,13 +1,14 @@
 //! How profiles, counters and problems are shown.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use offramp_control as control;
 use offramp_control::{ProfileState, ProfileStatus, Severity};
 use offramp_intercept::Counter;
 use offramp_profile::{Code as ProblemCode, Problem, Profile};
-use offramp_rules::Layer;
+use offramp_rules::{Claims, Layer};
 use offramp_upstream::State as UpstreamState;
 
 use super::{Desk, scope, sees};
@@ -85,9 +86,13 @@ impl Desk {
         };
         let classes = self.shared.classes();
         let labelled = self.shared.labelled().unwrap_or_default();
+        let is_under = |claims: &Arc<Claims>| {
+            claims.wrapper.as_ref() == Some(id)
+                || claims.rules.iter().any(|claim| claim.profile == *id)
+        };
         let own = labelled
             .iter()
-            .filter(|(class, _)| classes.get(class) == Some(id))
+            .filter(|(class, _)| classes.get(class).is_some_and(is_under))
             .flat_map(|(_, processes)| processes)
             .filter(|process| uid.is_none_or(|uid| uid == process.uid));
         ProfileStatus {

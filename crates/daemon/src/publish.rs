@@ -1,0 +1,121 @@
+//! Tells decisions and the kernel programs how things are: states, exclusions, classes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use offramp_intercept::{Class, ClassId};
+use offramp_rules::{Claims, Prefix, Target, Verdict, Why, World, decide, direct_routes};
+
+use crate::active::Active;
+use crate::policy::Policy;
+use crate::shared::{ANYWHERE, Shared};
+
+impl Shared {
+    /// Tells decisions and the kernel programs how things are. To be called with `changing` held.
+    pub(crate) async fn publish(&self) {
+        let survey = self.capture.survey().await;
+        let policy = self.policy();
+        let world = policy.world(survey.local, &self.off());
+        self.ipv6.store(survey.ipv6, Ordering::Relaxed);
+        self.publish_undecided().await;
+        for (class, claims) in self.classes() {
+            self.publish_class(class, &claims, &policy, &world).await;
+        }
+        // Those who wait for a state go on when the kernel programs know it too.
+        self.world.send_replace(Arc::new(world));
+    }
+
+    /// Defines a class for the kernel programs.
+    pub(crate) async fn publish_class(
+        &self,
+        class: ClassId,
+        claims: &Claims,
+        policy: &Policy,
+        world: &World,
+    ) {
+        let shape = shape(claims, policy, world, &self.synthetic_blocks());
+        if let Err(error) = self.capture.set_class(class, shape).await {
+            tracing::error!(class = %class, error = crate::chain(&error), "class not defined");
+        }
+    }
+
+    /// Programs that wait for their verdict: every flow comes here, and is decided here.
+    async fn publish_undecided(&self) {
+        let shape = Class {
+            open: true,
+            udp: true,
+            ..Class::default()
+        };
+        if let Err(error) = self.capture.set_class(ClassId::UNDECIDED, shape).await {
+            tracing::error!(
+                error = crate::chain(&error),
+                "class of undecided programs not defined"
+            );
+        }
+    }
+
+    /// Marks the classes that no process is of any more: their sockets are given back.
+    pub(crate) async fn end_classes(&self, apps: &BTreeMap<u32, Arc<Claims>>) {
+        let (policy, world) = (self.policy(), Arc::clone(&self.world.borrow()));
+        for (class, claims) in self.classes() {
+            if apps.values().any(|of_app| *of_app == claims) || claims.wrapper.is_some() {
+                continue;
+            }
+            let ending = Class {
+                ending: true,
+                ..shape(&claims, &policy, &world, &self.synthetic_blocks())
+            };
+            if let Err(error) = self.capture.set_class(class, ending).await {
+                tracing::error!(class = %class, error = crate::chain(&error), "class not ended");
+            }
+        }
+    }
+
+    fn synthetic_blocks(&self) -> Vec<Prefix> {
+        let policy = self.policy();
+        let blocks = policy
+            .books()
+            .flat_map(|((v4, v6), _)| std::iter::once(*v4).chain(*v6));
+        blocks.collect()
+    }
+}
+
+/// What the kernel programs are told of the apps with these claims. What stands for names comes
+/// here whatever is reached directly.
+fn shape(claims: &Claims, policy: &Policy, world: &World, synthetic: &[Prefix]) -> Class {
+    let anywhere = Target {
+        host: ANYWHERE,
+        port: 443,
+    };
+    let verdict = decide(&policy.rules, claims, &anywhere, world).verdict;
+    let (open, udp) = match &verdict {
+        Verdict::Relay(by) => (
+            true,
+            policy.active.get(by).is_some_and(|by| by.carries_udp()),
+        ),
+        Verdict::Direct(_) => (true, true),
+        Verdict::Refuse(Why::NotConnected(..)) => {
+            let waits = verdict.waits_for().is_some();
+            (waits, waits)
+        }
+        Verdict::Refuse(_) => (false, false),
+    };
+    let claiming: Vec<_> = policy.claiming(claims).collect();
+    let all =
+        |test: fn(&Active) -> bool| !claiming.is_empty() && claiming.iter().all(|own| test(own));
+    let owners = claiming.iter().filter_map(|own| own.owner());
+    Class {
+        direct: direct_routes(&policy.rules, claims, world)
+            .without(synthetic)
+            .normalised(),
+        multicast: all(|own| own.profile.rules.exclude_local_networks),
+        inbound: all(|own| own.profile.allow_inbound),
+        personal: owners.into_iter().find(|uid| *uid != 0),
+        tracked: claims.is_only_above(),
+        tools: !claims.below.is_empty(),
+        open,
+        udp,
+        ..Class::default()
+    }
+}

@@ -1,0 +1,315 @@
+//! Which app a process is: asked when a program starts, when rules change, and when a flow is
+//! faster than its verdict.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use offramp_intercept::{ClassId, Exec, Identity, Label, Labelled};
+use offramp_rules::{App, Claim, Claims, Profiles, claims, is_settled};
+
+use crate::facts::Process;
+use crate::shared::Shared;
+
+/// How long a flow waits for the verdict about its program before the program is looked at again.
+const VERDICT: Duration = Duration::from_millis(500);
+/// Processes that start others while all are looked at make another round necessary.
+const ROUNDS: usize = 8;
+
+impl Shared {
+    /// What claims the app that a flow comes from. None: that is not known, and the flow is none.
+    pub(crate) async fn claims_of(self: &Arc<Self>, identity: &Identity) -> Option<Arc<Claims>> {
+        if identity.class != ClassId::UNDECIDED {
+            return self.class(identity.class);
+        }
+        if let Some(claims) = self.verdicts.wait(identity.exec, VERDICT).await {
+            return Some(claims);
+        }
+        self.look_at(identity.pid, identity.exec).await
+    }
+
+    /// Decides about a program that was started.
+    pub(crate) async fn decide_exec(self: Arc<Self>, exec: Exec) {
+        let inherited = match exec.before {
+            // The same process, a moment ago.
+            Some(before) => match self.verdicts.wait(before, VERDICT).await {
+                Some(claims) => claims,
+                None => return,
+            },
+            None => match exec.from.map(|class| self.class(class)) {
+                Some(None) => return,
+                Some(Some(claims)) => claims,
+                None => Arc::default(),
+            },
+        };
+        let number = exec.number;
+        let exec = Arc::new(exec);
+        let of_exec = {
+            let exec = Arc::clone(&exec);
+            move |shared: &Shared| shared.facts.of_exec(&exec)
+        };
+        let Some(mut app) = self.ask(of_exec.clone()).await else {
+            return tracing::debug!(
+                exec = number,
+                pid = exec.pid,
+                "program gone before its verdict"
+            );
+        };
+        let seen = self.rules_seen();
+        let _changing = self.changing.lock().await;
+        if seen != self.rules_seen() {
+            // What was looked up is what the rules before asked for.
+            match self.ask(of_exec).await {
+                Some(again) => app = again,
+                None => return,
+            }
+        }
+        let policy = self.policy();
+        let found = claims(&policy.rules, &app, &inherited);
+        let Ok(class) = self.class_of(&found).await else {
+            return;
+        };
+        let cache = exec.before.is_none() && is_settled(&policy.rules, &app);
+        self.capture.settle(&exec, class, cache);
+        self.verdicts.put(number, Arc::new(found));
+        tracing::debug!(exec = number, pid = exec.pid, app = %app, class = class.map(|class| class.number()), "program recognised");
+    }
+
+    /// Decides about a process whose question was lost.
+    async fn look_at(self: &Arc<Self>, pid: u32, exec: u32) -> Option<Arc<Claims>> {
+        let app = self.ask(move |shared| shared.facts.of_process(pid)).await?;
+        let _changing = self.changing.lock().await;
+        if let Some(claims) = self.verdicts.get(exec) {
+            return Some(claims);
+        }
+        let process = self.labelled_process(pid)?;
+        let Label::Undecided { exec: asked, .. } = process.label else {
+            return None;
+        };
+        if asked != exec {
+            return None;
+        }
+        let inherited = self.carried(&process)?;
+        let found = Arc::new(claims(&self.policy().rules, &app, &inherited));
+        let class = self.class_of(&found).await.ok()?;
+        self.capture.settle_number(exec, class);
+        self.verdicts.put(exec, Arc::clone(&found));
+        Some(found)
+    }
+
+    /// Holds the rules in force against every process. `before` are those that were in force: what
+    /// a process inherited by a rule that is as it was stays. To be called with `changing` held.
+    /// Returns the claims of every process that has any.
+    pub(crate) async fn recognise_all(
+        self: &Arc<Self>,
+        before: &Profiles,
+    ) -> BTreeMap<u32, Arc<Claims>> {
+        let mut known = BTreeMap::new();
+        let mut relabelled = 0;
+        for _ in 0..ROUNDS {
+            let changes = match self.compare(before, &mut known).await {
+                Ok(changes) if changes.is_empty() => break,
+                Ok(changes) => changes,
+                Err(error) => {
+                    tracing::error!(error = crate::chain(&error), "processes not looked at");
+                    break;
+                }
+            };
+            match self.capture.relabel(&changes) {
+                Ok(count) => relabelled += count,
+                Err(error) => {
+                    tracing::error!(error = crate::chain(&error), "processes not relabelled");
+                }
+            }
+        }
+        if relabelled > 0 {
+            tracing::info!(threads = relabelled, "running apps recognised anew");
+        }
+        known
+    }
+
+    /// What labels are to be others: process, label as it is, class to be.
+    async fn compare(
+        self: &Arc<Self>,
+        before: &Profiles,
+        known: &mut BTreeMap<u32, Arc<Claims>>,
+    ) -> Result<Vec<(u32, u64, Option<ClassId>)>, offramp_intercept::StartError> {
+        let labelled: BTreeMap<u32, Labelled> = self
+            .capture
+            .labelled()?
+            .into_iter()
+            .map(|process| (process.pid, process))
+            .collect();
+        let policy = self.policy();
+        let all = self.ask(|shared| Some(shared.all_facts())).await;
+        known.clear();
+        let mut changes = Vec::new();
+        for (process, app) in all.unwrap_or_default() {
+            let label = labelled.get(&process.pid);
+            if process.pid == std::process::id() || (label.is_none() && !process.is_ours) {
+                continue;
+            }
+            let carried = match label {
+                Some(label) => self.carried(label).unwrap_or_default(),
+                None => Arc::default(),
+            };
+            let mut inherited = retained(&carried, before, &policy.rules);
+            if let Some(parent) = known.get(&process.parent) {
+                inherited.rules.extend(parent.rules.iter().cloned());
+                inherited.below.extend(parent.below.iter().cloned());
+            }
+            let found = Arc::new(claims(&policy.rules, &app, &inherited));
+            let Ok(class) = self.class_of(&found).await else {
+                continue;
+            };
+            if !found.is_empty() {
+                known.insert(process.pid, found);
+            }
+            let is_class = label.map(|label| label.label) == class.map(Label::Class);
+            if !is_class {
+                changes.push((process.pid, label.map_or(0, |label| label.raw), class));
+            }
+        }
+        Ok(changes)
+    }
+
+    /// The processes with what is known of them, parents before their children.
+    fn all_facts(&self) -> Vec<(Process, App)> {
+        let mut waiting = self.facts.processes();
+        let pids: BTreeSet<u32> = waiting.iter().map(|process| process.pid).collect();
+        let mut done = BTreeSet::new();
+        let mut ordered = Vec::new();
+        while !waiting.is_empty() {
+            let (ready, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|process| {
+                done.contains(&process.parent) || !pids.contains(&process.parent)
+            });
+            // Parents that change while they are read may make a ring.
+            let (ready, rest) = if ready.is_empty() {
+                (rest, ready)
+            } else {
+                (ready, rest)
+            };
+            for process in ready {
+                done.insert(process.pid);
+                if let Some(app) = self.facts.of_process(process.pid) {
+                    ordered.push((process, app));
+                }
+            }
+            waiting = rest;
+        }
+        ordered
+    }
+
+    /// What claims a labelled process, as far as it has been decided.
+    fn carried(&self, process: &Labelled) -> Option<Arc<Claims>> {
+        match process.label {
+            Label::Class(class) => self.class(class),
+            Label::Undecided { exec, from } => self.verdicts.get(exec).or_else(|| match from {
+                Some(class) => self.class(class),
+                None => Some(Arc::default()),
+            }),
+        }
+    }
+
+    fn labelled_process(&self, pid: u32) -> Option<Labelled> {
+        let all = self.capture.labelled().ok()?;
+        all.into_iter().find(|process| process.pid == pid)
+    }
+
+    /// Takes up what an earlier run left: its rules count as those of now.
+    pub(crate) async fn begin_recognising(self: &Arc<Self>) {
+        let _changing = self.changing.lock().await;
+        let policy = self.policy();
+        self.recognise(&policy.rules).await;
+    }
+
+    /// Looks again at processes that were moved to a control group that rules name.
+    pub(crate) async fn follow_moves(self: Arc<Self>) {
+        let _changing = self.changing.lock().await;
+        let policy = self.policy();
+        self.recognise_running(&policy.rules).await;
+    }
+
+    /// Puts rules in force again whose files lead elsewhere now, as after an upgrade.
+    pub(crate) async fn follow_places(self: &Arc<Self>) {
+        if self.ask_kernel(None).await {
+            let _changing = self.changing.lock().await;
+            self.see_rules();
+            let policy = self.policy();
+            self.recognise_running(&policy.rules).await;
+        }
+    }
+
+    /// Decides about programs whose question was lost and that have opened no flow yet.
+    pub(crate) async fn decide_lost(self: Arc<Self>) {
+        let labelled = self.capture.labelled().unwrap_or_default();
+        for process in labelled {
+            if let Label::Undecided { exec, .. } = process.label
+                && self.verdicts.wait(exec, VERDICT).await.is_none()
+            {
+                self.look_at(process.pid, exec).await;
+            }
+        }
+    }
+
+    /// The class of processes with these claims, defined for the kernel programs; none for those
+    /// that nothing claims. To be called with `changing` held.
+    pub(crate) async fn class_of(&self, claims: &Claims) -> Result<Option<ClassId>, NoClass> {
+        if claims.is_empty() {
+            return Ok(None);
+        }
+        if let Some(class) = self.find_class(claims) {
+            return Ok(Some(class));
+        }
+        let class = self.add_class(claims).ok_or(NoClass)?;
+        let (policy, world) = (self.policy(), Arc::clone(&self.world.borrow()));
+        self.publish_class(class, claims, &policy, &world).await;
+        Ok(Some(class))
+    }
+
+    /// Asks the files about processes, beside the tasks that move bytes.
+    async fn ask<T: Send + 'static>(
+        self: &Arc<Self>,
+        question: impl FnOnce(&Shared) -> Option<T> + Send + 'static,
+    ) -> Option<T> {
+        let shared = Arc::clone(self);
+        let asked = tokio::task::spawn_blocking(move || question(&shared));
+        asked.await.ok().flatten()
+    }
+}
+
+/// All classes have a meaning already, or what a new one means cannot be kept. What needs it stays
+/// undecided, and is refused.
+pub(crate) struct NoClass;
+
+/// What of claims goes on under the rules of now: what `offramp run` promised, and what rules say
+/// that are as they were.
+pub(crate) fn retained(carried: &Claims, before: &Profiles, now: &Profiles) -> Claims {
+    let stays = |claim: &&Claim| is_as_it_was(claim, before, now);
+    Claims {
+        wrapper: carried.wrapper.clone(),
+        user: None,
+        rules: carried.rules.iter().filter(stays).cloned().collect(),
+        below: carried.below.iter().filter(stays).cloned().collect(),
+    }
+}
+
+fn is_as_it_was(claim: &Claim, before: &Profiles, now: &Profiles) -> bool {
+    let rule = |profiles: &Profiles| {
+        let profile = profiles.find(&claim.profile)?;
+        let found = profile
+            .rules
+            .iter()
+            .find(|rule| rule.identifier == claim.rule);
+        found.map(|rule| {
+            // Which names it is for decides about flows, not about apps.
+            let mut rule = rule.clone();
+            rule.domains.clear();
+            (profile.owner, rule)
+        })
+    };
+    match (rule(before), rule(now)) {
+        (Some(before), Some(now)) => before == now,
+        _ => false,
+    }
+}

@@ -1,0 +1,184 @@
+//! Puts other profiles in force: for programs that start, for apps that run, for flows that are open.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use offramp_intercept::Swept;
+use offramp_rules::{Claims, ProfileId, Profiles, Verdict, Why, decide};
+
+use crate::ephemeral;
+use crate::policy::{Policy, Sources};
+use crate::recognise::retained;
+use crate::shared::Shared;
+
+impl Shared {
+    fn sources<'a>(
+        &'a self,
+        directories: &'a offramp_profile::Directories,
+        ephemeral: &'a BTreeMap<ProfileId, ephemeral::Ephemeral>,
+    ) -> Sources<'a> {
+        Sources {
+            directories,
+            ephemeral,
+            synthetic_v6: self.synthetic_v6,
+            changed: &self.changed,
+        }
+    }
+
+    /// Reads the profiles again and puts them in force, all in one step. Returns whether they are
+    /// others now.
+    pub(crate) async fn reload(self: &Arc<Self>) -> bool {
+        let _reloading = self.reloading.lock().await;
+        let loaded = self.load().await;
+        let _changing = self.changing.lock().await;
+        let directories = self.config.directories();
+        let ephemeral = self.ephemeral();
+        let before = self.policy();
+        let fresh = Policy::with(loaded, &self.sources(&directories, &ephemeral), &before);
+        for problem in &fresh.loaded.problems {
+            if !before.loaded.problems.contains(problem) {
+                tracing::warn!(problem = %problem, "profile problem");
+            }
+        }
+        let decides_anew = fresh.rules != before.rules;
+        let changed = decides_anew
+            || fresh.loaded.profiles != before.loaded.profiles
+            || fresh.loaded.problems != before.loaded.problems;
+        self.policy.send_replace(Arc::new(fresh));
+        if decides_anew {
+            self.recognise(&before.rules).await;
+        } else {
+            self.publish().await;
+        }
+        let now = self.policy();
+        for (id, gone) in before
+            .active
+            .iter()
+            .filter(|(id, _)| !now.active.contains_key(id))
+        {
+            tracing::debug!(profile = %id, "flows of a profile that is gone are cut");
+            gone.link().cut();
+        }
+        changed
+    }
+
+    /// Reads the files of profiles, beside the tasks that move bytes.
+    async fn load(self: &Arc<Self>) -> offramp_profile::Loaded {
+        let shared = Arc::clone(self);
+        let read = tokio::task::spawn_blocking(move || {
+            let before = shared.policy();
+            offramp_profile::load(&shared.config.directories(), Some(&before.loaded))
+        });
+        match read.await {
+            Ok(loaded) => loaded,
+            Err(_) => self.policy().loaded.clone(),
+        }
+    }
+
+    /// Puts the rules of the policy in force for programs that start, for apps that run and for
+    /// flows that are open. To be called with `changing` held.
+    pub(crate) async fn recognise(self: &Arc<Self>, before: &Profiles) {
+        self.see_rules();
+        self.ask_kernel(Some(self.policy())).await;
+        self.disapprove_all().await;
+        self.recognise_running(before).await;
+    }
+
+    /// The same for what runs and is open. To be called with `changing` held.
+    pub(crate) async fn recognise_running(self: &Arc<Self>, before: &Profiles) {
+        self.publish().await;
+        let apps = self.recognise_all(before).await;
+        self.end_classes(&apps).await;
+        self.sweep().await;
+        self.recheck_flows(&apps, before);
+    }
+
+    /// Tells the kernel programs what to ask about: of this policy, or, where none is given, of the
+    /// rules in force if their files have changed places. Returns whether anything was told.
+    pub(crate) async fn ask_kernel(self: &Arc<Self>, policy: Option<Arc<Policy>>) -> bool {
+        let shared = Arc::clone(self);
+        let asked = tokio::task::spawn_blocking(move || {
+            let interest = match policy {
+                Some(policy) => Some(shared.facts.learn(&policy.rules)),
+                None => shared.facts.refresh(),
+            };
+            let told = interest
+                .as_ref()
+                .map(|interest| shared.capture.set_interest(interest));
+            if let Some(Err(error)) = &told {
+                tracing::error!(
+                    error = crate::chain(error),
+                    "kernel programs not told what to ask"
+                );
+            }
+            told.is_some()
+        });
+        asked.await.unwrap_or(false)
+    }
+
+    /// Ends what processes had open before they were managed, and gives back what was taken from
+    /// those that are so no more.
+    async fn sweep(self: &Arc<Self>) {
+        let shared = Arc::clone(self);
+        let swept = tokio::task::spawn_blocking(move || shared.capture.sweep());
+        match swept.await {
+            Ok(Ok(swept)) if swept != Swept::default() => {
+                let Swept {
+                    ended,
+                    claimed,
+                    released,
+                } = swept;
+                tracing::info!(ended, claimed, released, "sockets swept");
+            }
+            Ok(Err(error)) => tracing::error!(error = crate::chain(&error), "sockets not swept"),
+            Ok(Ok(_)) | Err(_) => {}
+        }
+    }
+
+    /// Cuts the flows that go another way under the rules of now.
+    fn recheck_flows(&self, apps: &BTreeMap<u32, Arc<Claims>>, before: &Profiles) {
+        let (policy, world) = (self.policy(), Arc::clone(&self.world.borrow()));
+        let cut = self.flows.recheck(|pid, claims, target, verdict| {
+            let now = match apps.get(&pid) {
+                Some(now) => Arc::clone(now),
+                // The process is gone, and somebody holds its socket; or nothing claims it.
+                None => Arc::new(retained(claims, before, &policy.rules)),
+            };
+            let fresh = decide(&policy.rules, &now, target, &world).verdict;
+            (!is_same_way(verdict, &fresh), now)
+        });
+        if cut > 0 {
+            tracing::info!(flows = cut, "flows cut that go another way now");
+        }
+    }
+
+    /// What names resolved to under the rules before need not be excluded under those of now.
+    async fn disapprove_all(&self) {
+        for class in self.classes().into_keys() {
+            if let Err(error) = self.capture.disapprove_all(class).await {
+                tracing::error!(class = %class, error = crate::chain(&error), "excluded addresses not taken back");
+            }
+        }
+    }
+
+    /// Puts the profiles of `offramp run --server` in force as they are now.
+    pub(crate) async fn reload_ephemeral(&self) {
+        let directories = self.config.directories();
+        let ephemeral = self.ephemeral();
+        let fresh = Policy::with_ephemeral(&self.sources(&directories, &ephemeral), &self.policy());
+        self.policy.send_replace(Arc::new(fresh));
+        self.publish().await;
+    }
+}
+
+/// Whether a flow that went the one way may stay open where a new one would go the other. A profile
+/// that is not connected for a while is still the way.
+fn is_same_way(old: &Verdict, new: &Verdict) -> bool {
+    match (old, new) {
+        (Verdict::Relay(old), Verdict::Relay(new))
+        | (Verdict::Relay(old), Verdict::Refuse(Why::NotConnected(new, _)))
+        | (Verdict::Relay(old), Verdict::Direct(Why::NotConnected(new, _))) => old == new,
+        (Verdict::Direct(_), Verdict::Direct(_)) => true,
+        _ => false,
+    }
+}
