@@ -1,13 +1,9 @@
-//! `offramp run` against a daemon that only answers what the test says.
-
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod fake;
+//! `offramp run`.
 
 use std::path::Path;
 use std::process::{Command, Output};
 
-use fake::Fake;
+use crate::fake::Fake;
 
 fn offramp(socket: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_offramp"))
