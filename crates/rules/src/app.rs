@@ -22,9 +22,9 @@ pub struct App {
 }
 
 impl App {
-    /// The executable and the script.
+    /// The script, where there is one, and what executes it.
     pub fn programs(&self) -> impl Iterator<Item = &Program> {
-        self.executable.iter().chain(&self.script)
+        self.script.iter().chain(&self.executable)
     }
 }
 
@@ -64,15 +64,6 @@ impl Program {
     pub fn is_at(&self, path: &Path) -> bool {
         self.path.as_deref() == Some(path) || self.known_as.contains(path)
     }
-
-    /// Whether it was executed under this name, or is the file that has this name.
-    pub fn is_named(&self, test: impl Fn(&str) -> bool) -> bool {
-        let known = self.known_as.iter().chain(&self.path);
-        self.name.iter().any(|name| test(name))
-            || known
-                .filter_map(|path| path.file_name()?.to_str())
-                .any(test)
-    }
 }
 
 /// What an app was installed as.
@@ -88,13 +79,38 @@ pub enum Bundle {
 
 impl fmt::Display for App {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let program = self.script.as_ref().or(self.executable.as_ref());
-        let path = program.and_then(|program| program.path.as_ref());
-        let name = program.and_then(|program| program.name.as_ref());
-        match (path, name) {
+        match self.programs().next() {
+            Some(program) => write!(f, "{program}"),
+            None => f.write_str("an unknown program"),
+        }
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.path, &self.name) {
             (Some(path), _) => write!(f, "{}", path.display()),
             (None, Some(name)) => f.write_str(name),
             (None, None) => f.write_str("an unknown program"),
+        }
+    }
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{name} ({})", self.id),
+            None => write!(f, "{}", self.id),
+        }
+    }
+}
+
+impl fmt::Display for Bundle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Bundle::Flatpak(id) => write!(f, "flatpak:{id}"),
+            Bundle::Snap(name) => write!(f, "snap:{name}"),
+            Bundle::Desktop(id) => write!(f, "app:{id}"),
         }
     }
 }

@@ -2,11 +2,16 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::cgroup::escape;
+use crate::facts::Facts;
+use crate::identity::desktop_ids;
 use crate::{App, Glob, Identity, Profiles, Rule};
 
 /// What of a program that is being executed makes it worth asking which rules name it. Everything
 /// that [`crate::claims`] finds by itself, not by inheritance, is a candidate; most candidates are
 /// in the end no app of any rule.
+///
+/// Names and paths are those of scripts too. Whoever looks at what the kernel executes has to know
+/// the interpreters of such scripts besides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Candidates {
     /// Names of executables and scripts.
@@ -42,9 +47,19 @@ pub fn candidates(profiles: &Profiles) -> Candidates {
 impl Candidates {
     /// Whether `app` is one, by what was known at its start.
     pub fn include(&self, app: &App) -> bool {
-        let by_program = app.programs().any(|program| {
-            program.is_named(|name| self.names.contains(name))
-                || self.paths.iter().any(|path| program.is_at(path))
+        let facts = Facts::of(app, None);
+        let by_program = facts.programs.iter().any(|seen| {
+            seen.names.iter().any(|name| self.names.contains(&**name))
+                || seen
+                    .program
+                    .known_as
+                    .iter()
+                    .any(|path| self.paths.contains(path))
+                || seen
+                    .program
+                    .path
+                    .iter()
+                    .any(|path| self.paths.contains(path))
         });
         let by_group = app.cgroup.as_ref().is_some_and(|cgroup| {
             let path = cgroup.to_string();
@@ -80,29 +95,21 @@ impl Candidates {
                     _ => self.add_any(rule, label),
                 }
             }
-            Identity::Unit(name) | Identity::UserUnit(name) => match unit(name) {
-                Some(part) => {
-                    self.cgroup_names.insert(part);
+            Identity::Unit(_) | Identity::UserUnit(_) | Identity::Cgroup(_) => {
+                match cgroup_name(&rule.identity) {
+                    Some(part) => {
+                        self.cgroup_names.insert(part.to_owned());
+                    }
+                    None => self.add_any(rule, label),
                 }
-                None => self.add_any(rule, label),
-            },
-            Identity::Cgroup(path) => match path.rsplit('/').next() {
-                Some(last) if !last.is_empty() => {
-                    self.cgroup_names.insert(last.to_owned());
-                }
-                _ => self.add_any(rule, label),
-            },
-            Identity::Flatpak(id) => self.add_app(id),
+            }
+            Identity::Flatpak(id) => self.add_app(id, rule, label),
             Identity::Snap(name) => {
                 self.cgroup_names.insert(format!("snap.{name}"));
             }
-            Identity::Desktop(id) => {
-                self.add_app(id);
-                self.desktop.insert(id.clone());
-            }
+            Identity::Desktop(id) => self.add_desktop(id, rule, &label),
             Identity::Any(id) => {
-                self.add_app(id);
-                self.desktop.insert(id.clone());
+                self.add_desktop(id, rule, &label);
                 self.cgroup_names.insert(format!("snap.{id}"));
             }
             Identity::Name(_) => self.add_any(rule, label),
@@ -126,11 +133,21 @@ impl Candidates {
         self.paths.insert(path);
     }
 
+    fn add_desktop(&mut self, id: &str, rule: &Rule, label: &impl Fn() -> String) {
+        for id in desktop_ids(id) {
+            self.add_app(id, rule, label);
+            self.desktop.insert(id.to_owned());
+        }
+    }
+
     /// The pieces of the names of scopes and services that desktops make.
-    fn add_app(&mut self, id: &str) {
+    fn add_app(&mut self, id: &str, rule: &Rule, label: impl Fn() -> String) {
+        if id.starts_with(['-', '@']) {
+            return self.add_any(rule, label);
+        }
         for id in [escape(id), id.to_owned()] {
             // An id that was not escaped is cut at its dashes.
-            let piece = id.split('-').next().unwrap_or_default();
+            let piece = id.split(['-', '@']).next().unwrap_or_default();
             for name in [id.as_str(), piece] {
                 self.cgroup_names.insert(name.to_owned());
                 for kind in [".scope", ".service", ".slice"] {
@@ -141,11 +158,16 @@ impl Candidates {
     }
 }
 
-/// What all units that are like `name` have, as far as that can be told by one part.
-fn unit(name: &Glob) -> Option<String> {
-    if name.is_literal() {
-        return Some(name.as_str().to_owned());
+/// What all control groups of this identity have in their path, as far as that can be told by one
+/// part.
+pub(crate) fn cgroup_name(identity: &Identity) -> Option<&str> {
+    match identity {
+        Identity::Unit(name) | Identity::UserUnit(name) if name.is_literal() => Some(name.as_str()),
+        Identity::Unit(name) | Identity::UserUnit(name) => {
+            let end = name.literal().rfind(['-', '@', '.'])?;
+            Some(&name.literal()[..end]).filter(|begin| !begin.is_empty())
+        }
+        Identity::Cgroup(path) => path.rsplit('/').next().filter(|last| !last.is_empty()),
+        _ => None,
     }
-    let end = name.literal().rfind(['-', '@', '.'])?;
-    (end > 0).then(|| name.literal()[..end].to_owned())
 }

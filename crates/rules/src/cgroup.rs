@@ -1,4 +1,7 @@
+use std::collections::BTreeSet;
 use std::fmt;
+
+use crate::Bundle;
 
 /// A place in the tree of control groups (cgroup v2), as systemd names them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -20,57 +23,62 @@ impl Cgroup {
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
-    /// The units of the system that it is in: slices, services and scopes. What stands below
-    /// `user@UID.service` is named by that user and is not among them.
+    /// The slices and the one service or scope of the system that it is in. What stands below that is
+    /// named by whoever has the unit, such as a user or a container, and is no unit of the system.
     pub fn system_units(&self) -> impl Iterator<Item = &str> {
-        let all = self.0.split('/').count();
-        self.0
-            .split('/')
-            .take(self.users_part().unwrap_or(all))
-            .filter(|part| !part.is_empty())
+        self.units().0.into_iter()
     }
 
-    /// The units of a user's own service manager that it is in.
+    /// The slices and the one service or scope of a user's own service manager that it is in.
     pub fn user_units(&self) -> impl Iterator<Item = &str> {
-        let all = self.0.split('/').count();
-        self.0.split('/').skip(self.users_part().unwrap_or(all))
+        self.units().1.into_iter()
     }
 
-    /// Whether a unit here is one of this Flatpak: `app-flatpak-ID-N.scope`.
-    pub fn is_flatpak(&self, id: &str) -> bool {
-        self.user_units().any(|unit| {
-            app_part(unit)
-                .and_then(|rest| rest.strip_prefix("flatpak-"))
-                .is_some_and(|rest| is_instance(rest, id))
-        })
+    /// The units of the system, and those of a user.
+    pub(crate) fn units(&self) -> (Vec<&str>, Vec<&str>) {
+        let mut parts = self.0.split('/');
+        let system = next_units(&mut parts);
+        let is_manager = |unit: &&str| unit.starts_with("user@") && unit.ends_with(".service");
+        let user = match system.last().is_some_and(is_manager) {
+            true => next_units(&mut parts),
+            false => Vec::new(),
+        };
+        (system, user)
     }
 
-    /// Whether a unit here is one of this snap: `snap.NAME.APP-UUID.scope`, `snap.NAME.APP.service`.
-    pub fn is_snap(&self, name: &str) -> bool {
-        self.0.split('/').any(|unit| {
-            unit.strip_prefix("snap.")
-                .and_then(|rest| rest.strip_prefix(name))
-                .is_some_and(|rest| rest.starts_with(['.', '-']))
-        })
-    }
-
-    /// Whether a unit here is one that a desktop made for this entry: `app[-LAUNCHER]-ID-RANDOM.scope`
-    /// and their like (systemd's DESKTOP_ENVIRONMENTS.md).
-    pub fn is_desktop(&self, id: &str) -> bool {
-        self.user_units().any(|unit| {
-            app_part(unit).is_some_and(|rest| {
-                is_instance(rest, id)
-                    || rest
-                        .split_once('-')
-                        .is_some_and(|(_, rest)| is_instance(rest, id))
-            })
-        })
-    }
-
-    /// How many parts stand before those that a user names.
-    fn users_part(&self) -> Option<usize> {
-        let is_manager = |part: &str| part.starts_with("user@") && part.ends_with(".service");
-        self.0.split('/').position(is_manager).map(|at| at + 1)
+    /// All that the names of its units may say that an app was installed as. A unit whose name was
+    /// not escaped as it should be can be read in several ways.
+    pub(crate) fn bundles(&self) -> BTreeSet<Bundle> {
+        let (system, user) = self.units();
+        let mut found = BTreeSet::new();
+        for unit in system.iter().chain(&user) {
+            // snap.NAME.APP-UUID.scope, snap.NAME.APP.service
+            if let Some((name, _)) = unit
+                .strip_prefix("snap.")
+                .and_then(|rest| rest.split_once('.'))
+            {
+                found.insert(Bundle::Snap(name.to_owned()));
+            }
+        }
+        for unit in user.iter().filter_map(|unit| without_kind(unit)) {
+            // What D-Bus starts by the name of an app: dbus-:1.2-ID@0.service
+            if let Some(rest) = unit.strip_prefix("dbus-") {
+                let behind = rest.split_once('-').map_or("", |(_, id)| id);
+                found.extend(instances(behind).map(Bundle::Desktop));
+            }
+            // app[-LAUNCHER]-ID-RANDOM.scope and its like: systemd's DESKTOP_ENVIRONMENTS.md
+            let Some(rest) = unit.strip_prefix("app-") else {
+                continue;
+            };
+            found.extend(instances(rest).map(Bundle::Desktop));
+            if let Some((launcher, rest)) = rest.split_once('-') {
+                found.extend(instances(rest).map(Bundle::Desktop));
+                if launcher == "flatpak" {
+                    found.extend(instances(rest).map(Bundle::Flatpak));
+                }
+            }
+        }
+        found
     }
 }
 
@@ -80,25 +88,54 @@ impl fmt::Display for Cgroup {
     }
 }
 
-/// What stands behind `app-` in the name of a unit, without its kind.
-fn app_part(unit: &str) -> Option<&str> {
-    let name = [".scope", ".service", ".slice"]
-        .iter()
-        .find_map(|kind| unit.strip_suffix(kind))?;
-    name.strip_prefix("app-")
+/// Slices stand in slices, up to one unit with processes of its own.
+fn next_units<'a>(parts: &mut impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut units = Vec::new();
+    for part in parts {
+        let is_slice = part.ends_with(".slice");
+        if is_slice || KINDS.iter().any(|kind| part.ends_with(kind)) {
+            units.push(part);
+        }
+        if !is_slice {
+            break;
+        }
+    }
+    units
 }
 
-/// Whether `text` is `ID`, `ID-RANDOM` or `ID@RANDOM`, the ID escaped as systemd does or not.
-fn is_instance(text: &str, id: &str) -> bool {
-    [escape(id), id.to_owned()].iter().any(|id| {
-        text.strip_prefix(id.as_str()).is_some_and(|rest| {
-            rest.is_empty()
-                || rest.starts_with('@')
-                || rest
-                    .strip_prefix('-')
-                    .is_some_and(|random| !random.contains('-'))
-        })
-    })
+/// How the names of units end that processes are in, besides slices.
+const KINDS: [&str; 5] = [".service", ".scope", ".socket", ".mount", ".swap"];
+
+fn without_kind(unit: &str) -> Option<&str> {
+    [".scope", ".service", ".slice"]
+        .iter()
+        .find_map(|kind| unit.strip_suffix(kind))
+}
+
+/// The ids that `text` may be an instance of: it is `ID`, `ID-RANDOM` or `ID@RANDOM`, the ID escaped
+/// as systemd does or not.
+fn instances(text: &str) -> impl Iterator<Item = String> {
+    let ends = text.match_indices('@').map(|(at, _)| at);
+    ends.chain(text.rfind('-'))
+        .chain([text.len()])
+        .map(|end| &text[..end])
+        .filter(|id| !id.is_empty())
+        .flat_map(|id| [Some(id.to_owned()), unescape(id)])
+        .flatten()
+}
+
+/// Reads a name back that [`escape`] wrote; none where it did not.
+fn unescape(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((plain, escaped)) = rest.split_once("\\x") {
+        bytes.extend_from_slice(plain.as_bytes());
+        bytes.push(u8::from_str_radix(escaped.get(..2)?, 16).ok()?);
+        rest = &escaped[2..];
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    let name = String::from_utf8(bytes).ok()?;
+    (escape(&name) == text).then_some(name)
 }
 
 /// Writes a name as systemd has it in the name of a unit: systemd-escape(1).

@@ -1,8 +1,14 @@
+mod finding;
+mod held;
+
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::rule::Mismatch;
-use crate::{App, Identity, Profile, ProfileId, Profiles, Rule};
+use crate::candidates::cgroup_name;
+use crate::facts::Facts;
+use crate::{App, Bundle, Identity, Mismatch, Profile, ProfileId, Profiles, Rule};
+
+pub use finding::{Finding, examine};
 
 /// Which rules of which profiles name a process: all that decisions about its flows depend on.
 /// Processes with equal claims are one class of apps.
@@ -29,27 +35,6 @@ pub struct Claim {
     pub tool: Option<String>,
 }
 
-impl Claims {
-    /// Whether nothing claims the process, nor could anything that it starts.
-    pub fn is_empty(&self) -> bool {
-        self.wrapper.is_none() && self.rules.is_empty() && self.below.is_empty()
-    }
-
-    /// Whether the process itself is not managed, and what it starts may be.
-    pub fn is_only_above(&self) -> bool {
-        self.wrapper.is_none() && self.rules.is_empty() && !self.below.is_empty()
-    }
-}
-
-/// What came of holding one rule against an app.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// The rule, or the tool of a rule.
-    pub claim: Claim,
-    /// What came of it.
-    pub found: Found,
-}
-
 /// Whether a rule names an app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -67,173 +52,24 @@ pub enum Found {
     OtherUser,
 }
 
-/// Which rules name `app`, which was started by a process with the claims `inherited`.
-pub fn claims(profiles: &Profiles, app: &App, inherited: &Claims) -> Claims {
-    let mut claims = Claims {
-        wrapper: app.wrapper.clone().or_else(|| inherited.wrapper.clone()),
-        ..Claims::default()
-    };
-    for profile in profiles.iter() {
-        each(profile, app, inherited, |claim, found| match found {
-            Found::Matches | Found::Inherited => {
-                claims.rules.insert(claim());
-            }
-            Found::Above => {
-                claims.below.insert(claim());
-            }
-            Found::Not(_) | Found::Disabled | Found::OtherUser => {}
-        });
-        if profile.overlays.contains_key(&app.user.id) && claims.name(profile) {
-            claims.user = Some(app.user.id);
-        }
-    }
-    claims
-}
-
-/// The same, told rule by rule.
-pub fn examine(profiles: &Profiles, app: &App, inherited: &Claims) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for profile in profiles.iter() {
-        each(profile, app, inherited, |claim, found| {
-            let claim = claim();
-            findings.push(Finding { claim, found });
-        });
-    }
-    findings
-}
-
-/// Whether a process is of the same class whenever it runs this program in this control group as
-/// this user: no rule that could name it looks at more than that.
-pub fn is_settled(profiles: &Profiles, app: &App) -> bool {
-    app.script.is_none()
-        && profiles.iter().all(|profile| {
-            profile
-                .rules
-                .iter()
-                .flat_map(|rule| std::iter::once(rule).chain(&rule.tools))
-                .all(|rule| !rule.is_volatile() || !rule.identity.matches(app))
-        })
-}
-
-/// Holds each rule of a profile against the app.
-fn each(
-    profile: &Profile,
-    app: &App,
-    inherited: &Claims,
-    mut tell: impl FnMut(&dyn Fn() -> Claim, Found),
-) {
-    let out_of_force = match profile.owner {
-        _ if !profile.enabled => Some(Found::Disabled),
-        Some(owner) if owner != app.user.id => Some(Found::OtherUser),
-        _ => None,
-    };
-    for rule in &profile.rules {
-        let claim = |tool: Option<&Rule>| Claim {
-            profile: profile.id.clone(),
-            rule: rule.identifier.clone(),
-            tool: tool.map(|tool| tool.identifier.clone()),
-        };
-        if let Some(found) = out_of_force {
-            tell(&|| claim(None), found);
-            continue;
-        }
-        let mismatch = rule.mismatch(app);
-        if rule.tools.is_empty() {
-            let found = match mismatch {
-                None => Found::Matches,
-                Some(_) if inherited.has_rule(profile, rule, None) => Found::Inherited,
-                Some(mismatch) => Found::Not(mismatch),
-            };
-            tell(&|| claim(None), found);
-            continue;
-        }
-        let is_below = inherited
-            .below
-            .iter()
-            .any(|above| above.is(profile, rule, None));
-        tell(
-            &|| claim(None),
-            match mismatch {
-                Some(mismatch) if !is_below => Found::Not(mismatch),
-                _ => Found::Above,
-            },
-        );
-        for tool in &rule.tools {
-            let found = if inherited.has_rule(profile, rule, Some(tool)) {
-                Found::Inherited
-            } else if is_below && tool.mismatch(app).is_none() {
-                Found::Matches
-            } else {
-                Found::Not(Mismatch::Tools)
-            };
-            tell(&|| claim(Some(tool)), found);
-        }
-    }
-}
-
 impl Claims {
-    fn has_rule(&self, profile: &Profile, rule: &Rule, tool: Option<&Rule>) -> bool {
-        self.rules.iter().any(|claim| claim.is(profile, rule, tool))
+    /// Whether nothing claims the process, nor could anything that it starts.
+    pub fn is_empty(&self) -> bool {
+        self.wrapper.is_none() && self.rules.is_empty() && self.below.is_empty()
+    }
+
+    /// Whether the process itself is not managed, and what it starts may be.
+    pub fn is_only_above(&self) -> bool {
+        self.wrapper.is_none() && self.rules.is_empty() && !self.below.is_empty()
     }
 
     /// Whether a process with these claims is under this profile.
-    pub(crate) fn name(&self, profile: &Profile) -> bool {
-        self.wrapper.as_ref() == Some(&profile.id)
-            || self.rules.iter().any(|claim| claim.profile == profile.id)
-    }
-
-    /// The rules of `profile` that name the process: the name, and the names that each is for (empty:
-    /// all). The implied `wrapper:` comes last.
-    pub(crate) fn of<'a>(&'a self, profile: &'a Profile) -> impl Iterator<Item = Held<'a>> {
-        let named = self
-            .rules
-            .iter()
-            .filter(|claim| claim.profile == profile.id);
-        let held = named.filter_map(|claim| Held::find(profile, claim));
-        let implied = (self.wrapper.as_ref() == Some(&profile.id)).then(|| Held {
-            name: Identity::Wrapper(profile.id.clone()).to_string(),
-            domains: [&[], &[]],
-        });
-        held.chain(implied)
-    }
-}
-
-/// A rule that claims a process.
-pub(crate) struct Held<'a> {
-    pub(crate) name: String,
-    /// Names that are meant alone: a target has to be within one of each list that is not empty.
-    pub(crate) domains: [&'a [crate::DomainName]; 2],
-}
-
-impl<'a> Held<'a> {
-    fn find(profile: &'a Profile, claim: &Claim) -> Option<Self> {
-        let rule = profile
-            .rules
-            .iter()
-            .find(|rule| rule.identifier == claim.rule)?;
-        let tool = match &claim.tool {
-            Some(tool) => rule
-                .tools
-                .iter()
-                .find(|found| found.identifier == *tool)?
-                .domains
-                .as_slice(),
-            None => &[],
-        };
-        Some(Self {
-            name: claim.label(),
-            domains: [&rule.domains, tool],
-        })
+    fn name(&self, profile: &Profile) -> bool {
+        self.wrapper.as_ref() == Some(&profile.id) || of(&self.rules, profile).next().is_some()
     }
 }
 
 impl Claim {
-    fn is(&self, profile: &Profile, rule: &Rule, tool: Option<&Rule>) -> bool {
-        self.rule == rule.identifier
-            && self.profile == profile.id
-            && self.tool.as_ref() == tool.map(|tool| &tool.identifier)
-    }
-
     /// The rule as it is shown within its profile.
     pub fn label(&self) -> String {
         match &self.tool {
@@ -243,21 +79,181 @@ impl Claim {
     }
 }
 
+/// Those of `claims` that are of this profile, in order.
+fn of<'a>(claims: &'a BTreeSet<Claim>, profile: &Profile) -> impl Iterator<Item = &'a Claim> {
+    let id = profile.id.clone();
+    let first = Claim {
+        profile: id.clone(),
+        rule: String::new(),
+        tool: None,
+    };
+    claims
+        .range(first..)
+        .take_while(move |claim| claim.profile == id)
+}
+
+/// Which rules name `app`, which was started by a process with the claims `inherited`; where a
+/// process executes another program, its claims of before are what it inherits.
+pub fn claims(profiles: &Profiles, app: &App, inherited: &Claims) -> Claims {
+    let facts = Facts::of(app, inherited.wrapper.as_ref());
+    let mut claims = Claims {
+        wrapper: facts.wrapper.cloned(),
+        ..Claims::default()
+    };
+    for profile in profiles.iter() {
+        each(profile, &facts, inherited, |rule, tool, found| {
+            let claims = match found {
+                Found::Matches | Found::Inherited => &mut claims.rules,
+                Found::Above => &mut claims.below,
+                Found::Not(_) | Found::Disabled | Found::OtherUser => return,
+            };
+            claims.insert(Claim::new(profile, rule, tool));
+        });
+        if profile.overlays.contains_key(&app.user.id) && claims.name(profile) {
+            claims.user = Some(app.user.id);
+        }
+    }
+    claims
+}
+
+/// Whether a process is of the same class whenever it executes this file under this name, in this
+/// control group if that is among [`crate::Candidates`], as this user, and with the same claims
+/// inherited: no rule that could name it looks at more than that.
+///
+/// Not for interpreters: what they come to depends on the script, and only the caller knows what is
+/// one.
+pub fn is_settled(profiles: &Profiles, app: &App) -> bool {
+    let facts = Facts::of(app, None);
+    app.script.is_none()
+        && profiles
+            .iter()
+            .filter(|profile| profile.enabled)
+            .flat_map(|profile| &profile.rules)
+            .flat_map(|rule| std::iter::once(rule).chain(&rule.tools))
+            .all(|rule| is_settled_by(rule, &facts))
+}
+
+fn is_settled_by(rule: &Rule, facts: &Facts<'_>) -> bool {
+    let is_identity_settled = match &rule.identity {
+        // The same file may be seen elsewhere, where the host does not see it here.
+        Identity::Paths(_) => facts.programs.iter().all(|seen| seen.path.is_some()),
+        Identity::Unit(_) | Identity::UserUnit(_) | Identity::Cgroup(_) => {
+            cgroup_name(&rule.identity).is_some()
+        }
+        // Several of them may have a file in common.
+        Identity::Flatpak(_) | Identity::Snap(_) | Identity::Any(_) => {
+            let is_shared = |bundle: &Bundle| !matches!(bundle, Bundle::Desktop(_));
+            !facts.app.bundles.iter().any(is_shared)
+        }
+        Identity::Wrapper(_) | Identity::Name(_) | Identity::Path(_) | Identity::Desktop(_) => true,
+    };
+    is_identity_settled && !(rule.is_volatile() && rule.identity.is_of(facts))
+}
+
+/// Holds each rule of a profile, and each of its tools, against an app.
+fn each<'a>(
+    profile: &'a Profile,
+    facts: &Facts<'_>,
+    inherited: &Claims,
+    mut tell: impl FnMut(&'a Rule, Option<&'a Rule>, Found),
+) {
+    let out_of_force = match profile.owner {
+        _ if !profile.enabled => Some(Found::Disabled),
+        Some(owner) if owner != facts.app.user.id => Some(Found::OtherUser),
+        _ => None,
+    };
+    if let Some(found) = out_of_force {
+        return profile
+            .rules
+            .iter()
+            .for_each(|rule| tell(rule, None, found));
+    }
+    let held: Vec<_> = of(&inherited.rules, profile).collect();
+    let above: Vec<_> = of(&inherited.below, profile).collect();
+    let has = |claims: &[&Claim], rule: &Rule, tool: Option<&Rule>| {
+        let key = key(rule, tool);
+        claims
+            .binary_search_by_key(&key, |claim| claim.key())
+            .is_ok()
+    };
+    for rule in &profile.rules {
+        let mismatch = rule.mismatch_of(facts);
+        if rule.tools.is_empty() {
+            let found = match mismatch {
+                None => Found::Matches,
+                Some(_) if has(&held, rule, None) => Found::Inherited,
+                Some(mismatch) => Found::Not(mismatch),
+            };
+            tell(rule, None, found);
+            continue;
+        }
+        let is_below = has(&above, rule, None);
+        let found = match mismatch {
+            Some(mismatch) if !is_below => Found::Not(mismatch),
+            _ => Found::Above,
+        };
+        tell(rule, None, found);
+        for tool in &rule.tools {
+            let found = match is_below.then(|| tool.mismatch_of(facts)) {
+                Some(None) => Found::Matches,
+                _ if has(&held, rule, Some(tool)) => Found::Inherited,
+                Some(Some(mismatch)) => Found::Not(mismatch),
+                None => Found::Not(Mismatch::Tools),
+            };
+            tell(rule, Some(tool), found);
+        }
+    }
+}
+
+impl Claim {
+    fn new(profile: &Profile, rule: &Rule, tool: Option<&Rule>) -> Self {
+        Self {
+            profile: profile.id.clone(),
+            rule: rule.identifier.clone(),
+            tool: tool.map(|tool| tool.identifier.clone()),
+        }
+    }
+
+    /// What stands for it within its profile.
+    fn key(&self) -> (&str, Option<&str>) {
+        (&self.rule, self.tool.as_deref())
+    }
+}
+
+fn key<'a>(rule: &'a Rule, tool: Option<&'a Rule>) -> (&'a str, Option<&'a str>) {
+    (&rule.identifier, tool.map(|tool| &*tool.identifier))
+}
+
 impl fmt::Display for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.profile, self.label())
     }
 }
 
-impl fmt::Display for Found {
+/// In short: `work: exe:curl, exe:git; dev: tools of terminal`.
+impl fmt::Display for Claims {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Found::Matches => f.write_str("names the app"),
-            Found::Inherited => f.write_str("names an ancestor, with all that it starts"),
-            Found::Above => f.write_str("names tools that the app starts, not the app itself"),
-            Found::Not(mismatch) => write!(f, "{mismatch}"),
-            Found::Disabled => f.write_str("is of a disabled profile"),
-            Found::OtherUser => f.write_str("is of another user's profile"),
+        let wrapper = self.wrapper.iter().map(|id| (id, format!("wrapper:{id}")));
+        let rules = self
+            .rules
+            .iter()
+            .map(|claim| (&claim.profile, claim.label()));
+        let below = self
+            .below
+            .iter()
+            .map(|claim| (&claim.profile, format!("tools of {}", claim.rule)));
+        let mut last = None;
+        for (profile, label) in wrapper.chain(rules).chain(below) {
+            match last {
+                Some(last) if last == profile => write!(f, ", {label}")?,
+                Some(_) => write!(f, "; {profile}: {label}")?,
+                None => write!(f, "{profile}: {label}")?,
+            }
+            last = Some(profile);
+        }
+        match last {
+            Some(_) => Ok(()),
+            None => f.write_str("unmanaged"),
         }
     }
 }

@@ -1,10 +1,10 @@
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
-use glob::{MatchOptions, Pattern};
-
-use crate::{App, Bundle, ProfileId};
+use crate::facts::{Facts, Seen};
+use crate::pattern::WILDCARDS;
+use crate::{App, Bundle, Glob, ProfileId};
 
 /// What makes a process the app that a rule names; its text is a `SigningIdentifier`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,7 +27,7 @@ pub enum Identity {
     Flatpak(String),
     /// `snap:NAME`.
     Snap(String),
-    /// `app:ID`, a desktop entry.
+    /// `app:ID`, a desktop entry; the ID may be the name of the file.
     Desktop(String),
     /// `ID`, whatever it was installed as.
     Any(String),
@@ -36,109 +36,55 @@ pub enum Identity {
 impl Identity {
     /// Whether `app` has this identity.
     pub fn matches(&self, app: &App) -> bool {
-        let cgroup = app.cgroup.as_ref();
+        self.is_of(&Facts::of(app, None))
+    }
+
+    pub(crate) fn is_of(&self, facts: &Facts<'_>) -> bool {
         match self {
-            Identity::Wrapper(profile) => app.wrapper.as_ref() == Some(profile),
-            Identity::Name(name) => app
-                .programs()
-                .any(|program| program.is_named(|found| name.matches(found))),
-            Identity::Path(path) => app.programs().any(|program| program.is_at(path)),
-            Identity::Paths(pattern) => app
-                .programs()
-                .filter_map(|program| program.path.as_deref())
-                .any(|path| pattern.matches_path(path)),
-            Identity::Unit(name) => {
-                cgroup.is_some_and(|cgroup| cgroup.system_units().any(|unit| name.matches(unit)))
+            Identity::Wrapper(profile) => facts.wrapper == Some(profile),
+            Identity::Name(_) | Identity::Path(_) | Identity::Paths(_) => facts
+                .programs
+                .iter()
+                .any(|program| self.is_program(program)),
+            Identity::Unit(name) => facts.system_units.iter().any(|unit| name.matches(unit)),
+            Identity::UserUnit(name) => facts.user_units.iter().any(|unit| name.matches(unit)),
+            Identity::Cgroup(path) => {
+                let cgroup = facts.app.cgroup.as_ref();
+                cgroup.is_some_and(|cgroup| cgroup.is_within(path))
             }
-            Identity::UserUnit(name) => {
-                cgroup.is_some_and(|cgroup| cgroup.user_units().any(|unit| name.matches(unit)))
+            Identity::Flatpak(_) | Identity::Snap(_) | Identity::Desktop(_) | Identity::Any(_) => {
+                facts.bundles.iter().any(|bundle| self.is_bundle(bundle))
             }
-            Identity::Cgroup(path) => cgroup.is_some_and(|cgroup| cgroup.is_within(path)),
-            Identity::Flatpak(id) => is_flatpak(app, id),
-            Identity::Snap(name) => is_snap(app, name),
-            Identity::Desktop(id) => is_desktop(app, id),
-            Identity::Any(id) => is_flatpak(app, id) || is_snap(app, id) || is_desktop(app, id),
+        }
+    }
+
+    /// Whether it is this program that the identity is about; any, where it is not about programs.
+    pub(crate) fn is_program(&self, seen: &Seen<'_>) -> bool {
+        match self {
+            Identity::Name(name) => seen.names.iter().any(|found| name.matches(found)),
+            Identity::Path(path) => seen.program.is_at(path),
+            Identity::Paths(pattern) => seen.path.as_ref().is_some_and(|at| pattern.matches(at)),
+            _ => true,
+        }
+    }
+
+    fn is_bundle(&self, bundle: &Bundle) -> bool {
+        match (self, bundle) {
+            (Identity::Flatpak(id) | Identity::Any(id), Bundle::Flatpak(found))
+            | (Identity::Snap(id) | Identity::Any(id), Bundle::Snap(found)) => found == id,
+            (Identity::Desktop(id) | Identity::Any(id), Bundle::Desktop(found)) => {
+                desktop_ids(id).any(|id| id == found)
+            }
+            _ => false,
         }
     }
 }
 
-fn is_flatpak(app: &App, id: &str) -> bool {
-    app.bundles.contains(&Bundle::Flatpak(id.to_owned()))
-        || app
-            .cgroup
-            .as_ref()
-            .is_some_and(|cgroup| cgroup.is_flatpak(id))
-}
-
-fn is_snap(app: &App, name: &str) -> bool {
-    app.bundles.contains(&Bundle::Snap(name.to_owned()))
-        || app
-            .cgroup
-            .as_ref()
-            .is_some_and(|cgroup| cgroup.is_snap(name))
-}
-
-fn is_desktop(app: &App, id: &str) -> bool {
-    app.bundles.contains(&Bundle::Desktop(id.to_owned()))
-        || app
-            .cgroup
-            .as_ref()
-            .is_some_and(|cgroup| cgroup.is_desktop(id))
-}
-
-/// A pattern of `*`, `?` and `[…]`; without any of them, the text itself.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Glob(Pattern);
-
-impl Glob {
-    const OPTIONS: MatchOptions = MatchOptions {
-        case_sensitive: true,
-        require_literal_separator: true,
-        require_literal_leading_dot: false,
-    };
-
-    /// Whether `text` is like this.
-    pub fn matches(&self, text: &str) -> bool {
-        self.0.matches_with(text, Self::OPTIONS)
-    }
-
-    /// Whether `path` is like this.
-    pub fn matches_path(&self, path: &Path) -> bool {
-        self.0.matches_path_with(path, Self::OPTIONS)
-    }
-
-    /// The pattern as it was written.
-    pub fn as_str(&self) -> &str {
-        self.0.as_str()
-    }
-
-    /// The text up to the first wildcard.
-    pub fn literal(&self) -> &str {
-        let text = self.as_str();
-        &text[..text.find(WILDCARDS).unwrap_or(text.len())]
-    }
-
-    /// Whether it has no wildcard.
-    pub fn is_literal(&self) -> bool {
-        !self.as_str().contains(WILDCARDS)
-    }
-}
-
-const WILDCARDS: [char; 3] = ['*', '?', '['];
-
-impl FromStr for Glob {
-    type Err = InvalidIdentity;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let pattern = Pattern::new(text).map_err(|e| InvalidIdentity::Pattern(e.msg.to_owned()))?;
-        Ok(Self(pattern))
-    }
-}
-
-impl fmt::Display for Glob {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
+/// What may be meant by the id of a desktop entry: `org.telegram.desktop` is one, and people write
+/// the name of the file `firefox.desktop` for another.
+pub(crate) fn desktop_ids(id: &str) -> impl Iterator<Item = &str> {
+    let named_by_file = id.strip_suffix(".desktop").filter(|id| !id.is_empty());
+    std::iter::once(id).chain(named_by_file)
 }
 
 /// Why a text is not an [`Identity`].
@@ -162,40 +108,44 @@ pub enum InvalidIdentity {
     /// A path with `.` or `..` in it.
     #[error("the path must not hold . or .. parts")]
     Dots,
+    /// A path with two slashes in a row, or one at the end.
+    #[error("the path must not hold // or end with /")]
+    EmptyPart,
     /// A name with a `/` in it.
     #[error("the name must not hold a /")]
     Slash,
+    /// A pattern where one id is meant.
+    #[error("the id must not hold *, ? or [")]
+    Wildcard,
+    /// A blank at either end, or a control character.
+    #[error("the name must not begin or end with a blank, nor hold a control character")]
+    Blank,
 }
 
 impl FromStr for Identity {
     type Err = InvalidIdentity;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let Some((kind, named)) = text.split_once(':') else {
-            return match text {
-                "" => Err(InvalidIdentity::Nothing),
-                id => Ok(Identity::Any(name(id)?)),
-            };
+        let (kind, named) = match text.split_once(':') {
+            Some((kind, "")) => return Err(InvalidIdentity::Empty(kind.to_owned())),
+            Some((kind, named)) => (Some(kind), named),
+            None if text.is_empty() => return Err(InvalidIdentity::Nothing),
+            None => (None, text),
         };
-        if named.is_empty() {
-            return Err(InvalidIdentity::Empty(kind.to_owned()));
+        if named.trim() != named || named.contains(char::is_control) {
+            return Err(InvalidIdentity::Blank);
         }
         Ok(match kind {
-            "wrapper" => Identity::Wrapper(ProfileId::new(named)),
-            "exe" => executable(named)?,
-            "unit" => Identity::Unit(unit(named)?),
-            "user-unit" => Identity::UserUnit(unit(named)?),
-            "cgroup" => {
-                path(named)?;
-                Identity::Cgroup(format!("/{}", named.trim_matches('/')))
-            }
-            "flatpak" => Identity::Flatpak(name(named)?),
-            "snap" => Identity::Snap(name(named)?),
-            "app" => {
-                let id = named.strip_suffix(".desktop").unwrap_or(named);
-                Identity::Desktop(name(id)?)
-            }
-            _ => return Err(InvalidIdentity::UnknownKind(kind.to_owned())),
+            None => Identity::Any(id(named)?),
+            Some("wrapper") => Identity::Wrapper(ProfileId::new(named)),
+            Some("exe") => executable(named)?,
+            Some("unit") => Identity::Unit(unit(named)?),
+            Some("user-unit") => Identity::UserUnit(unit(named)?),
+            Some("cgroup") => Identity::Cgroup(cgroup(named)?),
+            Some("flatpak") => Identity::Flatpak(id(named)?),
+            Some("snap") => Identity::Snap(id(named)?),
+            Some("app") => Identity::Desktop(id(named)?),
+            Some(kind) => return Err(InvalidIdentity::UnknownKind(kind.to_owned())),
         })
     }
 }
@@ -205,37 +155,54 @@ fn executable(named: &str) -> Result<Identity, InvalidIdentity> {
     if !named.contains('/') {
         return Ok(Identity::Name(pattern));
     }
-    path(named)?;
+    check_path(named)?;
     Ok(match pattern.is_literal() {
         true => Identity::Path(PathBuf::from(named)),
         false => Identity::Paths(pattern),
     })
 }
 
-/// The name of a unit; one without a kind is a service.
+/// The name of a unit; one without a kind is a service, and a template is all its instances.
 fn unit(named: &str) -> Result<Glob, InvalidIdentity> {
-    let named = name(named)?;
-    const KINDS: [&str; 3] = [".service", ".scope", ".slice"];
-    if KINDS.iter().any(|kind| named.ends_with(kind)) || named.ends_with('*') {
-        return named.parse();
+    if named.contains('/') {
+        return Err(InvalidIdentity::Slash);
     }
-    format!("{named}.service").parse()
+    let named = match KINDS.iter().any(|kind| named.ends_with(kind)) || named.ends_with('*') {
+        true => named.to_owned(),
+        false => format!("{named}.service"),
+    };
+    match named.split_once("@.") {
+        Some((template, kind)) => format!("{template}@*.{kind}").parse(),
+        None => named.parse(),
+    }
 }
 
-fn name(text: &str) -> Result<String, InvalidIdentity> {
-    match text.contains('/') {
-        true => Err(InvalidIdentity::Slash),
-        false => Ok(text.to_owned()),
+const KINDS: [&str; 6] = [".service", ".scope", ".slice", ".socket", ".mount", ".swap"];
+
+fn cgroup(named: &str) -> Result<String, InvalidIdentity> {
+    match named.trim_end_matches('/') {
+        "" => Ok("/".to_owned()),
+        path => check_path(path).map(|()| path.to_owned()),
+    }
+}
+
+fn id(text: &str) -> Result<String, InvalidIdentity> {
+    match text {
+        _ if text.contains('/') => Err(InvalidIdentity::Slash),
+        _ if text.contains(WILDCARDS) => Err(InvalidIdentity::Wildcard),
+        _ => Ok(text.to_owned()),
     }
 }
 
 /// Checks that a path means the same to everybody.
-pub(crate) fn path(text: &str) -> Result<(), InvalidIdentity> {
-    if !text.starts_with('/') {
+fn check_path(text: &str) -> Result<(), InvalidIdentity> {
+    let Some(below) = text.strip_prefix('/') else {
         return Err(InvalidIdentity::Relative);
-    }
-    match text.split('/').any(|part| part == "." || part == "..") {
+    };
+    let mut parts = below.split('/');
+    match parts.clone().any(|part| part == "." || part == "..") {
         true => Err(InvalidIdentity::Dots),
+        false if parts.any(str::is_empty) => Err(InvalidIdentity::EmptyPart),
         false => Ok(()),
     }
 }

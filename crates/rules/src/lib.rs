@@ -7,8 +7,10 @@ mod candidates;
 mod cgroup;
 mod claims;
 mod decide;
+mod facts;
 mod identity;
 mod name;
+mod pattern;
 mod prefix;
 mod profile;
 mod requirement;
@@ -25,8 +27,9 @@ pub use claims::{Claim, Claims, Finding, Found, claims, examine, is_settled};
 pub use decide::{
     Decision, Exclusion, Outcome, Step, Verdict, Why, decide, decide_name, direct_routes,
 };
-pub use identity::{Glob, Identity, InvalidIdentity};
+pub use identity::{Identity, InvalidIdentity};
 pub use name::{DomainName, InvalidName};
+pub use pattern::Glob;
 pub use prefix::{InvalidPrefix, Prefix};
 pub use profile::{Layer, Overlay, Profile, Profiles, UnavailableAction};
 pub use requirement::{InvalidRequirement, Requirement};

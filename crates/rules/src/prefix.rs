@@ -82,12 +82,12 @@ impl Prefix {
         let length = self.length + 1;
         let bits = if self.address.is_ipv4() { 32 } else { 128 };
         let upper = match self.address {
-            IpAddr::V4(v4) => {
-                IpAddr::V4((v4.to_bits() | 1u32.checked_shl(32 - u32::from(length)).unwrap_or(0)).into())
-            }
-            IpAddr::V6(v6) => {
-                IpAddr::V6((v6.to_bits() | 1u128.checked_shl(128 - u32::from(length)).unwrap_or(0)).into())
-            }
+            IpAddr::V4(v4) => IpAddr::V4(
+                (v4.to_bits() | 1u32.checked_shl(32 - u32::from(length)).unwrap_or(0)).into(),
+            ),
+            IpAddr::V6(v6) => IpAddr::V6(
+                (v6.to_bits() | 1u128.checked_shl(128 - u32::from(length)).unwrap_or(0)).into(),
+            ),
         };
         [self.address, upper]
             .into_iter()

@@ -24,12 +24,13 @@ pub enum Requirement {
 }
 
 impl Requirement {
-    /// Whether it is true of `program`. What is not known of it is not true.
+    /// Whether it is true of `program`. What is not known of it is not true, and its contrary is not
+    /// true either.
     pub fn matches(&self, program: &Program) -> bool {
         self.holds(program).unwrap_or(false)
     }
 
-    /// None: not known, and nothing follows from that, not even under a `not`.
+    /// None: not known.
     fn holds(&self, program: &Program) -> Option<bool> {
         match self {
             Requirement::Sha256(wanted) => Some(program.sha256.as_ref()? == wanted),
@@ -51,13 +52,21 @@ impl Requirement {
 
     /// Whether the content of the file has to be read to tell.
     pub fn asks_for_hash(&self) -> bool {
+        self.asks_for(|term| matches!(term, Requirement::Sha256(_)))
+    }
+
+    /// Whether it matters whose the file is.
+    pub(crate) fn asks_for_owner(&self) -> bool {
+        self.asks_for(|term| matches!(term, Requirement::Owner(_)))
+    }
+
+    fn asks_for(&self, is_meant: fn(&Requirement) -> bool) -> bool {
         match self {
-            Requirement::Sha256(_) => true,
-            Requirement::Owner(_) => false,
+            Requirement::Sha256(_) | Requirement::Owner(_) => is_meant(self),
             Requirement::And(a, b) | Requirement::Or(a, b) => {
-                a.asks_for_hash() || b.asks_for_hash()
+                a.asks_for(is_meant) || b.asks_for(is_meant)
             }
-            Requirement::Not(a) => a.asks_for_hash(),
+            Requirement::Not(a) => a.asks_for(is_meant),
         }
     }
 }
@@ -83,9 +92,27 @@ impl fmt::Display for Requirement {
                 f.write_str("\"")
             }
             Requirement::Owner(owner) => write!(f, "owner = \"{owner}\""),
-            Requirement::And(a, b) => write!(f, "({a} and {b})"),
-            Requirement::Or(a, b) => write!(f, "({a} or {b})"),
-            Requirement::Not(a) => write!(f, "not {a}"),
+            Requirement::And(a, b) => write!(f, "{} and {}", Within(a, 1), Within(b, 2)),
+            Requirement::Or(a, b) => write!(f, "{} or {}", a, Within(b, 1)),
+            Requirement::Not(a) => write!(f, "not {}", Within(a, 2)),
+        }
+    }
+}
+
+/// A part of a requirement where only what binds as strongly as this stands without parentheses.
+struct Within<'a>(&'a Requirement, u8);
+
+impl fmt::Display for Within<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Within(part, least) = self;
+        let binds = match part {
+            Requirement::Or(..) => 0,
+            Requirement::And(..) => 1,
+            _ => 2,
+        };
+        match binds < *least {
+            true => write!(f, "({part})"),
+            false => write!(f, "{part}"),
         }
     }
 }

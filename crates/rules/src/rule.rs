@@ -1,6 +1,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::facts::{Facts, Seen};
 use crate::{App, DomainName, Identity, Program, Requirement, UserCondition};
 
 /// One entry of a profile that names an app. Everything that it says has to be true.
@@ -35,7 +36,7 @@ pub enum Mismatch {
     Requirement,
     /// It is another user's.
     User,
-    /// It is none of the tools, or was not started by the app.
+    /// It was not started by the app whose tool the rule names.
     Tools,
 }
 
@@ -55,34 +56,39 @@ impl Rule {
 
     /// What of the rule is not true of `app`, its tools left aside.
     pub fn mismatch(&self, app: &App) -> Option<Mismatch> {
-        if !self.identity.matches(app) {
+        self.mismatch_of(&Facts::of(app, None))
+    }
+
+    pub(crate) fn mismatch_of(&self, facts: &Facts<'_>) -> Option<Mismatch> {
+        if !self.identity.is_of(facts) {
             return Some(Mismatch::Identity);
         }
-        let is_there =
-            |program: &Program| self.path.as_deref().is_none_or(|path| program.is_at(path));
-        if self.path.is_some() && !app.programs().any(is_there) {
+        if let Some(path) = &self.path
+            && !facts.programs.iter().any(|seen| seen.program.is_at(path))
+        {
             return Some(Mismatch::Path);
         }
         if let Some(user) = &self.user
-            && !user.matches(&app.user)
+            && !user.matches(&facts.app.user)
         {
             return Some(Mismatch::User);
         }
         let requirement = self.requirement.as_ref()?;
-        // Of a script and its interpreter, that one counts which the rule names.
-        let named = |program: &&Program| {
-            let alone = App {
-                executable: Some((*program).clone()),
-                script: None,
-                ..app.clone()
-            };
-            self.identity.matches(&alone) && is_there(program)
-        };
-        let is_met = app
-            .programs()
-            .filter(named)
-            .any(|program| requirement.matches(program));
+        let is_met = self
+            .program(facts)
+            .is_some_and(|program| requirement.matches(program));
         (!is_met).then_some(Mismatch::Requirement)
+    }
+
+    /// The one program that the requirement is about: what the path or else the identity names; of a
+    /// script and its interpreter, the script, unless the rule names the interpreter alone.
+    pub(crate) fn program<'a>(&self, facts: &Facts<'a>) -> Option<&'a Program> {
+        let is_meant = |seen: &&Seen<'_>| match &self.path {
+            Some(path) => seen.program.is_at(path),
+            None => self.identity.is_program(seen),
+        };
+        let meant = facts.programs.iter().find(is_meant);
+        meant.map(|seen| seen.program)
     }
 
     /// Whether it manages only what `domains` names.
@@ -90,14 +96,11 @@ impl Rule {
         !self.domains.is_empty()
     }
 
-    /// Whether more than file, control group and real user has to be known to tell, so that the same
-    /// program may match at one time and not at another.
+    /// Whether it looks at what may change while the program and the real user stay the same, its
+    /// tools left aside.
     pub fn is_volatile(&self) -> bool {
-        let user = self
-            .user
-            .as_ref()
-            .is_some_and(UserCondition::asks_for_groups);
-        user || self.requirement.is_some() || self.tools.iter().any(Rule::is_volatile)
+        let user = self.user.as_ref();
+        self.requirement.is_some() || user.is_some_and(UserCondition::asks_for_groups)
     }
 }
 
@@ -108,7 +111,7 @@ impl fmt::Display for Mismatch {
             Mismatch::Path => "names another path",
             Mismatch::Requirement => "requires another file",
             Mismatch::User => "names another user",
-            Mismatch::Tools => "names other tools, or another app that starts them",
+            Mismatch::Tools => "names tools of an app that did not start this one",
         })
     }
 }

@@ -6,7 +6,7 @@ use crate::User;
 /// Whose processes a rule is about: the condition `User`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum UserCondition {
-    /// `alice`.
+    /// `alice`, or `alice@example.com` where a directory names users so.
     Name(String),
     /// `1000` or `1000-1999`, both ends included.
     Ids(u32, u32),
@@ -70,7 +70,11 @@ impl FromStr for UserCondition {
                 false => UserCondition::Ids(first, last),
             });
         }
-        if named.contains([':', '/', ',', ' ', '@']) || named.starts_with('-') {
+        // Names from a directory may be alice@example.com, or domain users@example.com.
+        let is_name = named.trim() == named
+            && !named.starts_with(['-', '@'])
+            && !named.contains(|c: char| c.is_control() || matches!(c, ':' | '/' | ','));
+        if !is_name {
             return Err(InvalidUser::Name(named.to_owned()));
         }
         Ok(match is_group {
@@ -82,7 +86,11 @@ impl FromStr for UserCondition {
 
 fn ids(text: &str) -> Option<(u32, u32)> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+    let id = |text: &str| match text.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => text.parse().ok(),
+        false => None,
+    };
+    let (first, last) = (id(first)?, id(last)?);
     (first <= last).then_some((first, last))
 }
 

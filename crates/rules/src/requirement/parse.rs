@@ -7,6 +7,9 @@ use super::{InvalidRequirement, Requirement};
 /// How deep parentheses and `not` may be nested.
 const DEPTH: usize = 32;
 
+/// How many terms there may be: a requirement is walked through by functions that call themselves.
+const TERMS: usize = 256;
+
 /// Terms of the format that this build cannot prove.
 const UNSUPPORTED: [&str; 5] = [
     "fsverity",
@@ -20,7 +23,11 @@ impl FromStr for Requirement {
     type Err = InvalidRequirement;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut parser = Parser { text, at: 0 };
+        let mut parser = Parser {
+            text,
+            at: 0,
+            terms: 0,
+        };
         let found = parser.any(0)?;
         parser.blank();
         match parser.rest().is_empty() {
@@ -33,6 +40,7 @@ impl FromStr for Requirement {
 struct Parser<'a> {
     text: &'a str,
     at: usize,
+    terms: usize,
 }
 
 impl<'a> Parser<'a> {
@@ -71,6 +79,10 @@ impl<'a> Parser<'a> {
 
     fn term(&mut self) -> Result<Requirement, InvalidRequirement> {
         self.blank();
+        self.terms += 1;
+        if self.terms > TERMS {
+            return Err(self.wrong(&format!("there are more than {TERMS} terms")));
+        }
         let begin = self.at;
         let name = self.name();
         if name.is_empty() {
@@ -106,16 +118,20 @@ impl<'a> Parser<'a> {
     }
 
     fn value(&mut self) -> Result<&'a str, InvalidRequirement> {
+        let begin = self.at;
         if self.sign('"') {
             let Some(length) = self.rest().find('"') else {
                 return Err(self.wrong("the \" is not closed"));
             };
             let value = &self.rest()[..length];
             self.at += length + 1;
-            return match value.is_empty() {
-                true => Err(self.wrong("the value is empty")),
-                false => Ok(value),
+            let wrong = match value {
+                "" => "the value is empty",
+                _ if value.contains(char::is_control) => "the value has a control character",
+                _ => return Ok(value),
             };
+            self.at = begin;
+            return Err(self.wrong(wrong));
         }
         match self.name() {
             "" => Err(self.wrong("expected a value in \"…\"")),
@@ -168,13 +184,13 @@ impl<'a> Parser<'a> {
 }
 
 fn hash(text: &str) -> Option<[u8; 32]> {
-    let digits: Vec<u8> = text
-        .chars()
-        .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
-        .collect::<Option<_>>()?;
-    let bytes: Vec<u8> = digits
-        .chunks(2)
-        .map(|pair| pair[0] << 4 | pair.get(1).copied().unwrap_or(0))
-        .collect();
-    (digits.len() == 64).then(|| bytes.try_into().expect("64 digits are 32 bytes"))
+    let mut hash = [0; 32];
+    if text.len() != 64 {
+        return None;
+    }
+    for (byte, pair) in hash.iter_mut().zip(text.as_bytes().chunks(2)) {
+        let digit = |at: usize| char::from(pair[at]).to_digit(16);
+        *byte = u8::try_from(digit(0)? << 4 | digit(1)?).ok()?;
+    }
+    Some(hash)
 }
