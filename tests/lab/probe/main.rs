@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "a test reads what it prints")]
 
 mod bulk;
+mod hold;
 mod many;
 mod socket;
 mod starts;
@@ -14,7 +15,8 @@ use std::net::SocketAddr;
 use anyhow::{Context, bail};
 
 const USAGE: &str = "offramp-probe tcp|udp [OPTION…] TARGET…, upload|download|ends-first TARGET \
-                     BYTES, open|short COUNT TARGET…, starts same|fresh|replaced COUNT PROGRAM";
+                     BYTES, open|short COUNT TARGET…, starts same|fresh|replaced COUNT PROGRAM, \
+                     hold TARGET TARGET6 UDP-TARGET";
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -34,6 +36,18 @@ fn main() -> anyhow::Result<()> {
                 "upload" => bulk::upload(target, bytes),
                 "download" => bulk::download(target, bytes),
                 _ => bulk::ends_first(target, bytes),
+            }
+        }
+        "hold" | "hold-child" => {
+            let [four, six, udp] = rest else { bail!(USAGE) };
+            let targets = hold::Targets {
+                four: address(four)?,
+                six: address(six)?,
+                udp: address(udp)?,
+            };
+            match command.as_str() {
+                "hold" => hold::hold(targets),
+                _ => hold::child(targets),
             }
         }
         "starts" => {
