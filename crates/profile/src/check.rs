@@ -7,7 +7,7 @@ use crate::json::{self, Kind, Value};
 use crate::keys::{ELSEWHERE, Key, Shape};
 use crate::problem::Code;
 
-pub(crate) use format::asset;
+pub(crate) use format::{asset, is_known};
 
 /// A problem before it is given file, line and column.
 #[derive(Debug)]

@@ -1,19 +1,22 @@
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::files::{self, Refused};
+use crate::load::Directories;
 use crate::problem::{Code, Problem};
 use crate::profile::{Asset, Method, Profile};
 use crate::read::place;
 use crate::secret::Secret;
+use crate::user::folder;
 
 /// The largest credential, in bytes: a bundle of certificates is the longest thing there is.
-const SIZE: u64 = 1 << 20;
+pub(crate) const SIZE: usize = 1 << 20;
 
 /// Where credentials are: a directory of systemd's first, then `CONFIG/credentials`.
 #[derive(Clone, Debug)]
 pub struct Credentials {
     directories: Vec<PathBuf>,
+    /// Whether they are a user's own.
+    of_user: bool,
 }
 
 /// A user and a password.
@@ -35,6 +38,12 @@ pub enum CredentialError {
         name: String,
         /// Where it is looked for last.
         path: PathBuf,
+    },
+    /// The user has not given it.
+    #[error("the credential {name} is missing: put it into your own folder of credentials")]
+    NotGiven {
+        /// The name.
+        name: String,
     },
     /// The file cannot be read.
     #[error("{} cannot be read", path.display())]
@@ -71,10 +80,24 @@ impl Credentials {
         Self::within(systemd.into_iter().chain([config.join("credentials")]))
     }
 
+    /// The credentials that `profile` may use: a user's own for a user's profile, otherwise those of
+    /// [`Credentials::open`].
+    pub fn open_for(directories: &Directories, profile: &Profile) -> Self {
+        let Some(uid) = profile.rules.owner else {
+            return Self::open(&directories.config);
+        };
+        let own = directories.users.iter().map(|users| folder(users, uid));
+        Self {
+            of_user: true,
+            ..Self::within(own.map(|folder| folder.join("credentials")))
+        }
+    }
+
     /// The credentials of these directories; the first that has a name counts.
     pub fn within(directories: impl IntoIterator<Item = PathBuf>) -> Self {
         Self {
             directories: directories.into_iter().collect(),
+            of_user: false,
         }
     }
 
@@ -161,54 +184,36 @@ impl Credentials {
         let mut path = PathBuf::new();
         for directory in &self.directories {
             path = directory.join(name);
-            match std::fs::File::open(&path) {
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                Err(source) => return Err(CredentialError::Unreadable { path, source }),
-                Ok(file) => return read_guarded(file, path, forbidden),
+            match files::read(&path, forbidden, SIZE) {
+                Ok(bytes) => return text(bytes, path),
+                Err(Refused::Unreadable(e)) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(Refused::Unreadable(source)) => {
+                    return Err(CredentialError::Unreadable { path, source });
+                }
+                Err(Refused::Exposed(what)) => return Err(CredentialError::Exposed { path, what }),
             }
         }
         let name = name.clone();
-        Err(CredentialError::Missing { name, path })
+        Err(match self.of_user {
+            true => CredentialError::NotGiven { name },
+            false => CredentialError::Missing { name, path },
+        })
     }
 }
 
-fn read_guarded(
-    file: std::fs::File,
-    path: PathBuf,
-    forbidden: u32,
-) -> Result<(String, String), CredentialError> {
-    let unreadable = |source| CredentialError::Unreadable {
-        path: path.clone(),
-        source,
+fn text(bytes: Vec<u8>, path: PathBuf) -> Result<(String, String), CredentialError> {
+    let origin = path.display().to_string();
+    let what = match String::from_utf8(bytes) {
+        Ok(text) if text.len() <= SIZE => return Ok((text, origin)),
+        Ok(_) => "is over 1024 KiB",
+        Err(_) => "is not UTF-8",
     };
-    let metadata = file.metadata().map_err(unreadable)?;
-    if let Some(what) = exposure(&metadata, forbidden) {
-        return Err(CredentialError::Exposed { path, what });
-    }
-    let mut text = String::new();
-    file.take(SIZE)
-        .read_to_string(&mut text)
-        .map_err(unreadable)?;
-    Ok((text, path.display().to_string()))
-}
-
-/// What is wrong with the owner or the mode of a file that only root or this process's user may
-/// change; `forbidden` are the bits that its mode must not have.
-pub(crate) fn exposure(metadata: &std::fs::Metadata, forbidden: u32) -> Option<String> {
-    let owner = metadata.uid();
-    if !metadata.is_file() {
-        return Some("is no regular file".to_owned());
-    }
-    if owner != 0 && owner != nix::unistd::geteuid().as_raw() {
-        return Some(format!("belongs to user {owner}"));
-    }
-    let mode = metadata.mode() & 0o7777;
-    (mode & forbidden != 0).then(|| format!("has mode {mode:04o}"))
+    Err(CredentialError::Malformed { origin, what })
 }
 
 fn missing(profile: &Profile, index: &str, path: [&str; 2], error: &CredentialError) -> Problem {
     let whole = ["Payload", "Servers", index, path[0], path[1]];
-    let (line, column) = place(&profile.source, profile.id(), &whole);
+    let (line, column) = place(&profile.source, profile.identifier(), &whole);
     let cause = std::error::Error::source(error);
     Problem {
         code: Code::MissingAssets,

@@ -57,6 +57,7 @@ pub fn ephemeral(id: &str, url: &str, anchors_pem: Option<Vec<u8>>) -> Result<Pr
         synthetic_v4: default_v4(),
         synthetic_v6: None,
         allow_inbound: false,
+        overridable: Default::default(),
         removal_disallowed: false,
         source: no_source(),
         rules: offramp_rules::Profile {

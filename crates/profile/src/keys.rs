@@ -1,8 +1,10 @@
 //! The one table of keys: what the reader takes and what the schema says.
 
 mod app_rules;
+mod overlay;
 
 use app_rules::APP_RULE;
+pub(crate) use overlay::{OVERLAY, OVERLAY_TYPE, OVERRIDABLE};
 
 /// The `Type` of a declaration.
 pub(crate) const TYPE: &str = "org.offramp.configuration.network.vpn";
@@ -46,9 +48,11 @@ pub(crate) enum Format {
     Any,
     NotEmpty,
     Type,
+    OverlayType,
     Identifier,
     Token,
     KeyPath,
+    Overridable,
     Domain,
     Host,
     Block,
@@ -142,7 +146,7 @@ pub(crate) static DECLARATION: &[Key] = &[
     later("ConsentText"),
 ];
 
-static PAYLOAD: &[Key] = &[
+pub(crate) static PAYLOAD: &[Key] = &[
     required(
         "VisibleName",
         Shape::Text(Format::NotEmpty),
@@ -205,10 +209,15 @@ static PAYLOAD: &[Key] = &[
         "What happens to flows while no server can be reached. Default Drop: they are refused.",
     ),
     key("DNS", Shape::Object(DNS), "How lookups are answered."),
+    key(
+        "UserOverridableKeys",
+        Shape::List(&Shape::Text(Format::Overridable)),
+        "What users may change for their own processes: ExcludedDomains, \
+         NetworkRouting.ExcludedRoutes, NetworkRouting.ExcludeLocalNetworks, UnavailableAction.",
+    ),
     key("VendorConfig", Shape::Opaque, "Anything; never looked at."),
     later("VPNUUID"),
     later("UIToggleEnabled"),
-    later("UserOverridableKeys"),
     later("DisconnectOnSleep"),
     later("Idle"),
     later("Tunnel"),

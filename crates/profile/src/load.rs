@@ -1,16 +1,24 @@
-use std::collections::{BTreeMap, HashMap};
+mod good;
+mod settle;
+
+use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use offramp_rules::{Layer, ProfileId, Profiles};
 
-use crate::credentials::{Credentials, exposure};
+use crate::credentials::Credentials;
+use crate::files::{self, Refused};
 use crate::json::SIZE;
+use crate::notice::Notices;
 use crate::problem::{Code, Problem};
 use crate::profile::Profile;
-use crate::read::{place, read_bytes};
+use crate::read::{Contents, read_contents};
+use crate::user;
+use good::Good;
+use settle::Candidates;
 
 /// The profiles in force, and what is wrong with the files that they come from.
 #[derive(Clone, Debug, Default)]
@@ -20,7 +28,7 @@ pub struct Loaded {
     /// In the order of the files, then of the places in them.
     pub problems: Vec<Problem>,
     /// What every file said when it was last good.
-    files: BTreeMap<PathBuf, Vec<Arc<Profile>>>,
+    files: BTreeMap<PathBuf, Arc<Contents>>,
 }
 
 impl Loaded {
@@ -32,6 +40,15 @@ impl Loaded {
     /// The profile with this name.
     pub fn find(&self, id: &ProfileId) -> Option<&Arc<Profile>> {
         self.profiles.iter().find(|profile| profile.id() == id)
+    }
+
+    /// The profile that a user means by a name: the first in the order of the layers whose
+    /// `Identifier`, or whole name, it is, and that is no other user's.
+    pub fn find_for(&self, uid: u32, name: &str) -> Option<&Arc<Profile>> {
+        self.profiles.iter().find(|profile| {
+            let is_named = profile.identifier() == name || profile.id().as_str() == name;
+            is_named && profile.rules.owner.is_none_or(|owner| owner == uid)
+        })
     }
 }
 
@@ -62,6 +79,12 @@ impl Directories {
         }
     }
 
+    /// The user whose file this is, if it is one that a user has given.
+    pub fn owner_of(&self, file: &Path) -> Option<u32> {
+        let below = file.strip_prefix(self.users.as_ref()?).ok()?;
+        below.iter().next()?.to_str()?.parse().ok()
+    }
+
     /// The same with what the daemon keeps in `state`: users' files in `users`, copies in `good`.
     pub fn with_state(self, state: impl Into<PathBuf>) -> Self {
         let state = state.into();
@@ -73,108 +96,181 @@ impl Directories {
     }
 }
 
-/// Reads all profiles. A file that has become bad since `previous` keeps its last good profiles,
-/// and its problems are told; a file that is gone is gone.
+/// Reads all profiles. A file that has become bad keeps its last good profiles, from `previous` or
+/// from a copy in the state directory, and its problems are told; a file that is gone is gone.
 ///
-/// Files have to belong to root or to the user of this process, and nobody else may write them.
+/// Files and their directories have to belong to root or to the user of this process, and nobody
+/// else may write them.
+///
+/// A user's profile is for this user's processes alone. It comes before a recommended profile of the
+/// same `Identifier`, which still claims those of this user's processes that the user's profile does
+/// not; a managed one of that `Identifier` supersedes it.
 pub fn load(directories: &Directories, previous: Option<&Loaded>) -> Loaded {
     let mut loader = Loader {
         loaded: Loaded::default(),
-        candidates: Vec::new(),
+        candidates: Candidates::default(),
+        good: directories.state.as_deref().map(Good::open),
         previous,
     };
-    let policies = directories.config.join("policies");
-    // A later file goes before an earlier one of the same layer, also of the vendor's.
-    for (name, layer) in [
-        ("recommended", Layer::Recommended),
-        ("managed", Layer::Managed),
-    ] {
-        let own = policies.join(name);
-        let masked = loader.directory(&own, layer, &[]);
-        if let Some(vendor) = &directories.vendor {
-            loader.directory(&vendor.join(name), Layer::Vendor, &masked);
-        }
+    loader.machine(directories);
+    if let Some(users) = &directories.users {
+        loader.users(users);
     }
-    loader.settle();
-    let credentials = Credentials::open(&directories.config);
-    let Loader { mut loaded, .. } = loader;
-    for profile in &loaded.profiles {
-        loaded.problems.extend(credentials.check(profile));
-    }
-    loaded
-        .problems
-        .sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
-    loaded
+    loader.finish(directories)
 }
+
+/// The text that stands for a link to /dev/null.
+const NOTHING: &str = "";
 
 struct Loader<'a> {
     loaded: Loaded,
-    candidates: Vec<Arc<Profile>>,
+    candidates: Candidates,
+    good: Option<Good>,
     previous: Option<&'a Loaded>,
 }
 
 impl Loader<'_> {
-    /// Reads the files of a directory, but those that are masked; returns their names.
-    fn directory(&mut self, path: &Path, layer: Layer, masked: &[OsString]) -> Vec<OsString> {
-        let names = match names(path) {
-            Ok(names) => names,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Vec::new(),
+    fn machine(&mut self, directories: &Directories) {
+        let policies = directories.config.join("policies");
+        // A later file goes before an earlier one of the same layer, also of the vendor's.
+        for (name, layer) in [
+            ("recommended", Layer::Recommended),
+            ("managed", Layer::Managed),
+        ] {
+            let above = [&*directories.config, &*policies];
+            let masked = self.directory(&policies.join(name), &above, layer, None, &[]);
+            if let Some(vendor) = &directories.vendor {
+                let folder = vendor.join(name);
+                self.directory(&folder, &[vendor], Layer::Vendor, None, &masked);
+            }
+        }
+    }
+
+    fn users(&mut self, users: &Path) {
+        let all = match user::all(users) {
+            Ok(all) => all,
+            Err(e) if e.kind() == ErrorKind::NotFound => return,
             Err(e) => {
                 let message = format!("the directory cannot be read: {e}");
-                self.trouble(Problem::of_file(Code::CannotBeApplied, path, message));
-                self.keep_all(path);
-                return Vec::new();
+                return self.trouble(Problem::of_file(Code::CannotBeApplied, users, message));
+            }
+        };
+        for uid in all {
+            let folder = user::folder(users, uid);
+            let policies = folder.join("policies");
+            self.directory(&policies, &[users, &*folder], Layer::User, Some(uid), &[]);
+        }
+    }
+
+    /// Reads the files of a directory, but those that are masked; returns their names.
+    fn directory(
+        &mut self,
+        path: &Path,
+        above: &[&Path],
+        layer: Layer,
+        owner: Option<u32>,
+        masked: &[OsString],
+    ) -> Vec<OsString> {
+        let names = match list(path, above) {
+            Ok(names) => names,
+            Err(None) => return Vec::new(),
+            Err(Some(problem)) => {
+                self.trouble(*problem);
+                return self.keep_all(path, layer, owner);
             }
         };
         for name in names.iter().filter(|name| !masked.contains(name)) {
-            self.file(path.join(name), layer);
+            self.file(path.join(name), layer, owner);
         }
         names
     }
 
-    fn file(&mut self, path: PathBuf, layer: Layer) {
-        let profiles = match read_file(&path, layer) {
-            Ok(profiles) => profiles.into_iter().map(Arc::new).collect(),
+    fn file(&mut self, path: PathBuf, layer: Layer, owner: Option<u32>) {
+        if is_masked(&path) {
+            if let (Some(good), None) = (&mut self.good, owner) {
+                good.keep(&path, layer, NOTHING);
+            }
+            return self.take(path, Arc::default(), owner);
+        }
+        match read_file(&path, layer, owner) {
+            Ok((contents, text)) => {
+                if let (Some(good), None) = (&mut self.good, owner) {
+                    good.keep(&path, layer, &text);
+                }
+                self.take(path, Arc::new(contents), owner);
+            }
             Err(problems) => {
                 self.loaded.problems.extend(problems);
-                match self.previous.and_then(|previous| previous.files.get(&path)) {
-                    Some(good) => good.clone(),
-                    None => return,
-                }
+                self.recall(path, layer, owner);
+            }
+        }
+    }
+
+    /// Takes what the file said when it was last good.
+    fn recall(&mut self, path: PathBuf, layer: Layer, owner: Option<u32>) {
+        if let Some(good) = &mut self.good {
+            good.is_present(&path);
+        }
+        let known = self.previous.and_then(|previous| previous.files.get(&path));
+        let copy = || {
+            let text = self.good.as_ref()?.find(&path, layer)?;
+            match text {
+                NOTHING => Some(Contents::default()),
+                text => read_contents(text.as_bytes(), &path, layer, owner).ok(),
             }
         };
-        self.candidates.extend(profiles.iter().cloned());
-        self.loaded.files.insert(path, profiles);
-    }
-
-    /// Keeps what the files of a directory said that cannot be read any more.
-    fn keep_all(&mut self, directory: &Path) {
-        for (path, profiles) in self.previous.iter().flat_map(|previous| &previous.files) {
-            if path.parent() == Some(directory) {
-                self.candidates.extend(profiles.iter().cloned());
-                self.loaded.files.insert(path.clone(), profiles.clone());
-            }
+        if let Some(contents) = known.cloned().or_else(|| copy().map(Arc::new)) {
+            self.take(path, contents, owner);
         }
     }
 
-    /// Chooses one profile of each name: the earlier layer, within one layer the later file.
-    fn settle(&mut self) {
-        let mut chosen: HashMap<ProfileId, Arc<Profile>> = HashMap::new();
-        let mut losers = Vec::new();
-        for candidate in std::mem::take(&mut self.candidates) {
-            match chosen.get(candidate.id()) {
-                Some(winner) if winner.rules.layer < candidate.rules.layer => {
-                    losers.push(candidate);
-                }
-                _ => losers.extend(chosen.insert(candidate.id().clone(), candidate)),
-            }
+    /// Keeps what the files of a directory said that cannot be read any more; returns their names.
+    fn keep_all(&mut self, directory: &Path, layer: Layer, owner: Option<u32>) -> Vec<OsString> {
+        let known = self
+            .previous
+            .iter()
+            .flat_map(|previous| previous.files.keys());
+        let mut paths: Vec<PathBuf> = known
+            .filter(|path| path.parent() == Some(directory))
+            .cloned()
+            .collect();
+        paths.extend(self.good.iter().flat_map(|good| good.within(directory)));
+        paths.sort();
+        paths.dedup();
+        let names = paths.iter().filter_map(|path| path.file_name());
+        let names = names.map(OsString::from).collect();
+        for path in paths {
+            self.recall(path, layer, owner);
         }
-        for loser in losers {
-            self.trouble(superseded(&loser, &chosen[loser.id()]));
+        names
+    }
+
+    fn take(&mut self, path: PathBuf, contents: Arc<Contents>, owner: Option<u32>) {
+        self.candidates.add(&contents, owner);
+        self.loaded.files.insert(path, contents);
+    }
+
+    fn finish(mut self, directories: &Directories) -> Loaded {
+        if let Some(good) = &mut self.good {
+            good.finish();
+            self.loaded.problems.append(&mut good.problems);
         }
-        let mut profiles: Vec<_> = chosen.into_values().collect();
-        profiles.sort_by(|a, b| a.rules.cmp(&b.rules));
-        self.loaded.profiles = profiles;
+        let (profiles, told) = self.candidates.settle();
+        let mut loaded = self.loaded;
+        loaded.problems.extend(told);
+        let mut notices = Notices::default();
+        for profile in &profiles {
+            let credentials = Credentials::open_for(directories, profile);
+            loaded.problems.extend(credentials.check(profile));
+            loaded.problems.extend(notices.of(profile));
+        }
+        loaded.profiles = profiles;
+        loaded
+            .problems
+            .sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+        // A directory above several others is told once.
+        loaded.problems.dedup();
+        loaded
     }
 
     fn trouble(&mut self, problem: Problem) {
@@ -182,21 +278,35 @@ impl Loader<'_> {
     }
 }
 
-fn superseded(loser: &Profile, winner: &Profile) -> Problem {
-    let by = match &winner.source.file {
-        Some(file) => file.display().to_string(),
-        None => format!("the {} layer", winner.rules.layer),
+/// The names of the files in a directory that nobody else may change, nor those above it. None: it
+/// is not there.
+fn list(path: &Path, above: &[&Path]) -> Result<Vec<OsString>, Option<Box<Problem>>> {
+    let told = |path: &Path, message: String, hint: Option<&str>| {
+        let problem = Problem::of_file(Code::CannotBeApplied, path, message);
+        Some(Box::new(match hint {
+            Some(hint) => problem.hint(hint),
+            None => problem,
+        }))
     };
-    let (line, column) = place(&loser.source, loser.id(), &["Identifier"]);
-    Problem {
-        code: Code::Superseded,
-        file: loser.source.file.clone(),
-        line,
-        column,
-        key_path: "Identifier".to_owned(),
-        message: format!("{} is in force as {by} has it", loser.id()),
-        hint: None,
+    for directory in above.iter().copied().chain([path]) {
+        match files::is_directory_guarded(directory) {
+            Ok(()) => {}
+            Err(Refused::Unreadable(e)) if e.kind() == ErrorKind::NotFound => return Err(None),
+            Err(Refused::Unreadable(e)) => {
+                return Err(told(
+                    directory,
+                    format!("the directory cannot be read: {e}"),
+                    None,
+                ));
+            }
+            Err(Refused::Exposed(what)) => {
+                let hint = "no file in it counts while others may change it: \
+                            chown root and chmod go-w";
+                return Err(told(directory, format!("the directory {what}"), Some(hint)));
+            }
+        }
     }
+    names(path).map_err(|e| told(path, format!("the directory cannot be read: {e}"), None))
 }
 
 /// The names of the files that count, in their order.
@@ -213,28 +323,36 @@ pub(crate) fn names(directory: &Path) -> std::io::Result<Vec<OsString>> {
     Ok(names)
 }
 
-/// Reads one file as a layer has it: no profiles if it is a link to /dev/null.
-pub(crate) fn read_file(path: &Path, layer: Layer) -> Result<Vec<Profile>, Vec<Problem>> {
-    if std::fs::read_link(path).is_ok_and(|target| target == Path::new("/dev/null")) {
-        return Ok(Vec::new());
-    }
-    let unreadable = |e: std::io::Error| {
-        let problem = Problem::of_file(Code::CannotBeApplied, path, format!("cannot be read: {e}"));
+fn is_masked(path: &Path) -> bool {
+    std::fs::read_link(path).is_ok_and(|target| target == Path::new("/dev/null"))
+}
+
+/// Reads one file as a layer has it, with its text.
+fn read_file(
+    path: &Path,
+    layer: Layer,
+    owner: Option<u32>,
+) -> Result<(Contents, String), Vec<Problem>> {
+    let bytes = files::read(path, 0o022, SIZE).map_err(|refused| {
+        let problem = match refused {
+            Refused::Unreadable(e) => {
+                Problem::of_file(Code::CannotBeApplied, path, format!("cannot be read: {e}"))
+            }
+            Refused::Exposed(what) => Problem::of_file(Code::CannotBeApplied, path, what).hint(
+                "it has to be a file of root's that nobody else may write: \
+                 chown root and chmod go-w",
+            ),
+        };
         vec![problem]
-    };
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
-    if let Some(what) = exposure(&metadata, 0o022) {
-        let hint = "it has to be a file of root's that nobody else may write: \
-                    chown root and chmod go-w";
-        let problem = Problem::of_file(Code::CannotBeApplied, path, what).hint(hint);
-        return Err(vec![problem]);
+    })?;
+    let contents = read_contents(&bytes, path, layer, owner)?;
+    Ok((contents, String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// The profiles of one file of the machine's: none if it is a link to /dev/null.
+pub(crate) fn read_profiles(path: &Path, layer: Layer) -> Result<Vec<Arc<Profile>>, Vec<Problem>> {
+    match is_masked(path) {
+        true => Ok(Vec::new()),
+        false => Ok(read_file(path, layer, None)?.0.profiles),
     }
-    let mut bytes = Vec::new();
-    // One byte over the limit is enough for the reader to refuse.
-    let limit = u64::try_from(SIZE).unwrap_or(u64::MAX).saturating_add(1);
-    file.take(limit)
-        .read_to_end(&mut bytes)
-        .map_err(unreadable)?;
-    read_bytes(&bytes, Some(path), layer)
 }

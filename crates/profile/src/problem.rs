@@ -47,6 +47,9 @@ pub enum Code {
     /// Another profile with the same `Identifier` is in force instead.
     #[serde(rename = "Info.Superseded")]
     Superseded,
+    /// The profile is in force, and may not do what is meant, or do it at a cost.
+    #[serde(rename = "Info.Notice")]
+    Notice,
 }
 
 impl Code {
@@ -60,12 +63,13 @@ impl Code {
             Code::CannotBeApplied => "Error.ConfigurationCannotBeApplied",
             Code::MissingAssets => "Error.MissingAssets",
             Code::Superseded => "Info.Superseded",
+            Code::Notice => "Info.Notice",
         }
     }
 
-    /// Whether this is for information only.
+    /// Whether this is for information only: a warning.
     pub fn is_information(self) -> bool {
-        self == Code::Superseded
+        matches!(self, Code::Superseded | Code::Notice)
     }
 }
 

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,6 +30,9 @@ pub struct Profile {
     pub synthetic_v6: Option<Prefix>,
     /// Whether its apps take connections from other machines; false by default.
     pub allow_inbound: bool,
+    /// What users may change for their own processes: paths such as `ExcludedDomains`; empty by
+    /// default.
+    pub overridable: BTreeSet<String>,
     /// Whether users are kept from removing it; true in the managed layer by default.
     pub removal_disallowed: bool,
     /// Where it was read.
@@ -36,10 +40,42 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// The `Identifier`.
+    /// The name that no other profile in force has: the `Identifier`, for a user's own profile
+    /// `Identifier~UID`.
+    ///
+    /// A user's profile never takes a bare `Identifier`, which may have been another's before: what
+    /// runs under that name must not pass to this user's servers.
     pub fn id(&self) -> &ProfileId {
         &self.rules.id
     }
+
+    /// The `Identifier` as written.
+    pub fn identifier(&self) -> &str {
+        let id = self.rules.id.as_str();
+        let own = self.rules.owner.and_then(|uid| {
+            let (identifier, end) = id.rsplit_once(OWN)?;
+            (end.parse() == Ok(uid)).then_some(identifier)
+        });
+        own.unwrap_or(id)
+    }
+}
+
+/// Stands between the `Identifier` of a user's profile and the user's id.
+const OWN: char = '~';
+
+/// The name of a profile, which may be a user's.
+pub(crate) fn id(identifier: &str, owner: Option<u32>) -> ProfileId {
+    match owner {
+        Some(uid) => ProfileId::new(&format!("{identifier}{OWN}{uid}")),
+        None => ProfileId::new(identifier),
+    }
+}
+
+/// Whether an `Identifier` could be taken for the name of a user's profile.
+pub(crate) fn is_reserved(identifier: &str) -> bool {
+    identifier
+        .rsplit_once(OWN)
+        .is_some_and(|(_, end)| !end.is_empty() && end.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Where a profile was read.

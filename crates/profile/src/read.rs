@@ -1,25 +1,68 @@
 mod across;
 mod build;
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use offramp_rules::{Layer, Prefix, ProfileId};
+use offramp_rules::{Layer, Prefix};
 
 use crate::check::{Check, Fault, Finding, join};
 use crate::json::{self, FaultKind, Value};
-use crate::keys::{DECLARATION, DECLARATIONS, Key, Shape};
+use crate::keys::{DECLARATION, DECLARATIONS, Key, OVERLAY_TYPE, Shape};
+use crate::overlay::{self, UserOverlay};
 use crate::problem::{Code, Problem};
 use crate::profile::{Profile, Source};
 
 pub(crate) use build::hash;
 
+/// What a file says.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Contents {
+    pub(crate) profiles: Vec<Arc<Profile>>,
+    pub(crate) overlays: Vec<Arc<UserOverlay>>,
+}
+
 /// Reads the one declaration of a text, or the list under its `Declarations`.
 ///
 /// The text is taken whole or not at all, and all its problems are told at once, in the order in
-/// which they stand there. `file` is what the problems name; it is not opened.
+/// which they stand there. `file` is what the problems name; it is not opened. The user's layer may
+/// have overlays, which are checked and left out: see [`read_user`].
 pub fn read(text: &str, file: Option<&Path>, layer: Layer) -> Result<Vec<Profile>, Vec<Problem>> {
+    Ok(read_text(text, file, layer, None)?.0)
+}
+
+/// Reads a file of a user's own: profiles, and overlays for profiles that are not the user's.
+/// Whether those allow it shows when they are [loaded](crate::load) together.
+pub fn read_user(
+    bytes: &[u8],
+    file: Option<&Path>,
+    uid: u32,
+) -> Result<(Vec<Profile>, Vec<UserOverlay>), Vec<Problem>> {
+    read_text(decode(bytes, file)?, file, Layer::User, Some(uid))
+}
+
+/// Reads a file as a layer has it; of the user's layer, whose it is.
+pub(crate) fn read_contents(
+    bytes: &[u8],
+    file: &Path,
+    layer: Layer,
+    owner: Option<u32>,
+) -> Result<Contents, Vec<Problem>> {
+    let text = decode(bytes, Some(file))?;
+    let (profiles, overlays) = read_text(text, Some(file), layer, owner)?;
+    Ok(Contents {
+        profiles: profiles.into_iter().map(Arc::new).collect(),
+        overlays: overlays.into_iter().map(Arc::new).collect(),
+    })
+}
+
+fn read_text(
+    text: &str,
+    file: Option<&Path>,
+    layer: Layer,
+    owner: Option<u32>,
+) -> Result<(Vec<Profile>, Vec<UserOverlay>), Vec<Problem>> {
     let source = Source {
         file: file.map(Path::to_owned),
         text: text.into(),
@@ -33,7 +76,7 @@ pub fn read(text: &str, file: Option<&Path>, layer: Layer) -> Result<Vec<Profile
             let (found, mut findings) = declarations(&root);
             findings.append(&mut check_all(&found, layer));
             if findings.is_empty() {
-                return build_all(&found, layer, &source);
+                return build_all(&found, layer, owner, &source);
             }
             findings
         }
@@ -47,8 +90,12 @@ pub fn read_bytes(
     file: Option<&Path>,
     layer: Layer,
 ) -> Result<Vec<Profile>, Vec<Problem>> {
+    read(decode(bytes, file)?, file, layer)
+}
+
+fn decode<'b>(bytes: &'b [u8], file: Option<&Path>) -> Result<&'b str, Vec<Problem>> {
     let error = match std::str::from_utf8(bytes) {
-        Ok(text) => return read(text, file, layer),
+        Ok(text) => return Ok(text),
         Err(error) => error,
     };
     let good = std::str::from_utf8(&bytes[..error.valid_up_to()]).expect("checked to be UTF-8");
@@ -65,23 +112,33 @@ pub fn read_bytes(
 }
 
 /// The place of a value in a profile's text, for problems that show after reading.
-pub(crate) fn place(source: &Source, id: &ProfileId, path: &[&str]) -> (usize, usize) {
+pub(crate) fn place(source: &Source, identifier: &str, path: &[&str]) -> (usize, usize) {
     let find = || {
         let root = json::parse(&source.text).ok()?;
-        let (found, _) = declarations(&root);
-        let (declaration, _) = found.iter().find(|(value, _)| {
-            value.key("Identifier").and_then(Value::string) == Some(id.as_str())
-        })?;
-        let mut value = *declaration;
-        for step in path {
-            value = match step.parse::<usize>() {
-                Ok(index) => value.elements().get(index)?,
-                Err(_) => value.key(step)?,
-            };
-        }
+        let declaration = find_declaration(&root, identifier)?;
+        let value =
+            path.iter()
+                .try_fold(declaration, |value, step| match step.parse::<usize>() {
+                    Ok(index) => value.elements().get(index),
+                    Err(_) => value.key(step),
+                })?;
         Some(json::position(&source.text, value.at))
     };
     find().unwrap_or((0, 0))
+}
+
+/// The declaration of the profile `identifier`.
+pub(crate) fn find_declaration<'v, 'a>(
+    root: &'v Value<'a>,
+    identifier: &str,
+) -> Option<&'v Value<'a>> {
+    let (found, _) = declarations(root);
+    let text = |value: &Value<'_>, key| value.key(key).and_then(Value::string).map(str::to_owned);
+    found
+        .into_iter()
+        .map(|(value, _)| value)
+        .filter(|value| !is_overlay(value))
+        .find(|value| text(value, "Identifier").as_deref() == Some(identifier))
 }
 
 /// How many problems of one text are told; nobody reads more.
@@ -115,17 +172,27 @@ fn declarations<'v, 'a>(root: &'v Value<'a>) -> (Declarations<'v, 'a>, Vec<Findi
 
 fn check_all(found: &Declarations<'_, '_>, layer: Layer) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut seen = HashMap::new();
+    let mut seen = HashSet::new();
     for (value, path) in found {
         if findings.len() > MOST {
             break;
         }
         let mut check = Check::new(optional_keys(value, path));
-        check.object(value, DECLARATION, path);
-        across::check(value, path, layer, &mut check);
+        match (is_overlay(value), layer) {
+            (true, Layer::User) => overlay::check(value, path, &mut check),
+            (true, _) => {
+                let at = value.key("Type").map_or(value.at, |value| value.at);
+                let fault = Fault::invalid("an overlay is a user's, and has its place there alone");
+                check.report(at, &join(path, "Type"), fault);
+            }
+            (false, _) => {
+                check.object(value, DECLARATION, path);
+                across::check(value, path, layer, &mut check);
+            }
+        }
         if let Some(identifier) = value.key("Identifier")
             && let Some(text) = identifier.string()
-            && seen.insert(text.to_owned(), ()).is_some()
+            && !seen.insert((text.to_owned(), is_overlay(value)))
         {
             let fault = Fault::invalid(format!("{text} is in this file twice"));
             check.report(identifier.at, &join(path, "Identifier"), fault);
@@ -147,19 +214,32 @@ fn optional_keys(value: &Value<'_>, path: &str) -> Vec<String> {
         .collect()
 }
 
+fn is_overlay(value: &Value<'_>) -> bool {
+    value.key("Type").and_then(Value::string) == Some(OVERLAY_TYPE)
+}
+
 fn build_all(
     found: &Declarations<'_, '_>,
     layer: Layer,
+    owner: Option<u32>,
     source: &Source,
-) -> Result<Vec<Profile>, Vec<Problem>> {
-    let build_one = |(value, path): &(&Value<'_>, String)| {
-        build::build(value, layer, source).map_err(|fault| {
-            let mut check = Check::new(Vec::new());
-            check.report(value.at, path, fault);
-            locate(check.findings, source)
-        })
+) -> Result<(Vec<Profile>, Vec<UserOverlay>), Vec<Problem>> {
+    let told = |fault, value: &Value<'_>, path: &str| {
+        let mut check = Check::new(Vec::new());
+        check.report(value.at, path, fault);
+        locate(check.findings, source)
     };
-    found.iter().map(build_one).collect()
+    let (mut profiles, mut overlays) = (Vec::new(), Vec::new());
+    for (value, path) in found {
+        if is_overlay(value) {
+            let built = overlay::build(value, source);
+            overlays.push(built.map_err(|fault| told(fault, value, path))?);
+        } else {
+            let built = build::build(value, layer, owner, source);
+            profiles.push(built.map_err(|fault| told(fault, value, path))?);
+        }
+    }
+    Ok((profiles, overlays))
 }
 
 pub(crate) fn default_v4() -> Prefix {

@@ -1,6 +1,8 @@
 use serde_json::{Map, Value, json};
 
-use crate::keys::{DECLARATION, DECLARATIONS, Format, Key, Shape, TYPE};
+use crate::keys::{
+    DECLARATION, DECLARATIONS, Format, Key, OVERLAY, OVERLAY_TYPE, OVERRIDABLE, Shape, TYPE,
+};
 
 /// The JSON Schema (draft 2020-12) of a profile file, made from the same table as the reader.
 ///
@@ -9,17 +11,28 @@ pub fn schema() -> Value {
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "offramp profile",
-        "description": "One declaration, or a list of them.",
+        "description": "One declaration, or a list of them; in a user's own file, an overlay is one too.",
         "if": { "required": [DECLARATIONS] },
         "then": {
             "type": "object",
             "additionalProperties": false,
             "properties": {
-                DECLARATIONS: { "type": "array", "items": { "$ref": "#/$defs/Declaration" } },
+                DECLARATIONS: { "type": "array", "items": { "$ref": "#/$defs/Any" } },
             },
         },
-        "else": { "$ref": "#/$defs/Declaration" },
-        "$defs": { "Declaration": object(DECLARATION) },
+        "else": { "$ref": "#/$defs/Any" },
+        "$defs": {
+            "Any": {
+                "if": {
+                    "properties": { "Type": { "const": OVERLAY_TYPE } },
+                    "required": ["Type"],
+                },
+                "then": { "$ref": "#/$defs/Overlay" },
+                "else": { "$ref": "#/$defs/Declaration" },
+            },
+            "Declaration": object(DECLARATION),
+            "Overlay": object(OVERLAY),
+        },
     })
 }
 
@@ -76,6 +89,8 @@ fn text(format: Format) -> Value {
         Format::Any => json!({ "type": "string" }),
         Format::NotEmpty | Format::KeyPath | Format::Domain | Format::Host => pattern(r"\S"),
         Format::Type => json!({ "const": TYPE }),
+        Format::OverlayType => json!({ "const": OVERLAY_TYPE }),
+        Format::Overridable => json!({ "enum": OVERRIDABLE }),
         Format::Identifier | Format::Token => {
             json!({ "type": "string", "minLength": 1, "maxLength": 64 })
         }

@@ -1,10 +1,12 @@
+use std::fs::DirBuilder;
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use offramp_rules::Layer;
 
-use crate::load::{names, read_file};
+use crate::files::{self, Refused};
+use crate::load::{names, read_profiles};
 use crate::problem::{Code, Problem};
 use crate::profile::Profile;
 use crate::read::{place, read};
@@ -104,13 +106,13 @@ fn holder(
     // Of several, the last is the one in force.
     for path in names.iter().rev().map(|name| directory.join(name)) {
         // Any of those that may not be read may be it.
-        if let Err(e) = std::fs::File::open(&path)
+        if let Err(Refused::Unreadable(e)) = files::open(&path, 0)
             && e.kind() == ErrorKind::PermissionDenied
         {
             return Err(failure(&path, "cannot be read", &e));
         }
         // A bad file that is named after the profile is the profile's.
-        let Ok(profiles) = read_file(&path, layer) else {
+        let Ok(profiles) = read_profiles(&path, layer) else {
             if path.file_stem().is_some_and(|stem| stem == identifier) {
                 return Ok(Some(path));
             }
@@ -136,7 +138,7 @@ fn file_name(profile: &Profile) -> Result<String, ChangeError> {
     let id = profile.id().as_str();
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     if id.starts_with('.') || !id.bytes().all(plain) {
-        let (line, column) = place(&profile.source, profile.id(), &["Identifier"]);
+        let (line, column) = place(&profile.source, profile.identifier(), &["Identifier"]);
         let problem = Problem {
             code: Code::IsInvalid,
             file: None,
@@ -160,7 +162,10 @@ fn is_same(path: &Path, text: &str) -> bool {
 }
 
 fn write(directory: &Path, path: &Path, text: &str) -> std::io::Result<()> {
-    std::fs::create_dir_all(directory)?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(directory)?;
     // The loader passes over names that begin with a dot.
     let mut file = tempfile::Builder::new()
         .prefix(".install-")
@@ -175,11 +180,11 @@ fn write(directory: &Path, path: &Path, text: &str) -> std::io::Result<()> {
     sync_directory(directory)
 }
 
-fn sync_directory(directory: &Path) -> std::io::Result<()> {
+pub(crate) fn sync_directory(directory: &Path) -> std::io::Result<()> {
     std::fs::File::open(directory)?.sync_all()
 }
 
-fn failure(path: &Path, what: &str, error: &std::io::Error) -> ChangeError {
+pub(crate) fn failure(path: &Path, what: &str, error: &std::io::Error) -> ChangeError {
     let message = format!("{what}: {error}");
     let problem = Problem::of_file(Code::CannotBeApplied, path, message);
     match error.kind() {

@@ -1,5 +1,6 @@
 //! The declaration as written: what serde makes of a text that holds up against the table of keys.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -33,9 +34,28 @@ pub(crate) struct Payload {
     #[serde(default)]
     pub(crate) allow_inbound: bool,
     #[serde(default)]
+    pub(crate) user_overridable_keys: BTreeSet<String>,
+    #[serde(default)]
     pub(crate) unavailable_action: UnavailableAction,
     #[serde(default, rename = "DNS")]
     pub(crate) dns: Dns,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct OverlayDeclaration {
+    pub(crate) identifier: String,
+    pub(crate) payload: OverlayPayload,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct OverlayPayload {
+    #[serde(default)]
+    pub(crate) excluded_domains: Vec<String>,
+    #[serde(default)]
+    pub(crate) network_routing: NetworkRouting,
+    pub(crate) unavailable_action: Option<UnavailableAction>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -82,8 +102,7 @@ pub(crate) struct AppRule {
 pub(crate) struct NetworkRouting {
     #[serde(default)]
     pub(crate) excluded_routes: Vec<String>,
-    #[serde(default)]
-    pub(crate) exclude_local_networks: bool,
+    pub(crate) exclude_local_networks: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -99,4 +118,13 @@ pub(crate) enum UnavailableAction {
     #[default]
     Drop,
     Direct,
+}
+
+impl From<UnavailableAction> for offramp_rules::UnavailableAction {
+    fn from(written: UnavailableAction) -> Self {
+        match written {
+            UnavailableAction::Drop => Self::Drop,
+            UnavailableAction::Direct => Self::Direct,
+        }
+    }
 }

@@ -521,7 +521,7 @@ fn a_full_disk_leaves_the_old_file_whole() {
     apart(|| {
         let machine = Machine::new();
         let config = machine.config();
-        tmpfs(&config, "size=16k", nix::mount::MsFlags::empty());
+        tmpfs(&config, "size=16k,mode=755", nix::mount::MsFlags::empty());
         let old = declaration("a", "old");
         install(&config, Layer::Managed, &old).unwrap();
         let long = declaration("a", &"x".repeat(32 * 1024));
@@ -544,7 +544,7 @@ fn a_read_only_file_system_is_told() {
         use nix::mount::{MsFlags, mount};
         let machine = Machine::new();
         let config = machine.config();
-        tmpfs(&config, "size=64k", MsFlags::empty());
+        tmpfs(&config, "size=64k,mode=755", MsFlags::empty());
         install(&config, Layer::Managed, &declaration("a", "old")).unwrap();
         let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
         mount(None::<&str>, &config, None::<&str>, read_only, None::<&str>).unwrap();

@@ -4,7 +4,8 @@ use std::ops::RangeInclusive;
 use offramp_rules::{DomainName, Prefix};
 
 use super::{Fault, app};
-use crate::keys::{Format, TYPE};
+use crate::keys::{Format, Key, OVERLAY_TYPE, OVERRIDABLE, PAYLOAD, Shape, TYPE};
+use crate::profile::is_reserved;
 use crate::url::ServerUrl;
 
 impl Format {
@@ -18,7 +19,14 @@ impl Format {
             Format::Type if text == TYPE => Ok(()),
             Format::Type => Err(Fault::later(format!("{text:?} is not a type known here"))
                 .hint(format!("write {TYPE:?}"))),
+            Format::OverlayType if text == OVERLAY_TYPE => Ok(()),
+            Format::OverlayType => Err(Fault::invalid(format!("is not {OVERLAY_TYPE:?}"))),
+            Format::Identifier if is_reserved(text) => {
+                Err(Fault::invalid("ends like the names of users' own profiles")
+                    .hint("leave out the ~ or the number behind it"))
+            }
             Format::Identifier | Format::Token => label(text),
+            Format::Overridable => overridable(text),
             Format::Domain => DomainName::parse(text)
                 .map(drop)
                 .map_err(|e| Fault::invalid(e.to_string()).hint(domain_hint(text))),
@@ -121,6 +129,36 @@ fn server_url(text: &str) -> Result<(), Fault> {
                 .hint("use Authentication with a CredentialsAssetReference"),
         ),
     }
+}
+
+fn overridable(text: &str) -> Result<(), Fault> {
+    if OVERRIDABLE.contains(&text) {
+        return Ok(());
+    }
+    let hint = format!("these can be given: {}", OVERRIDABLE.join(", "));
+    let fault = match is_known(text, PAYLOAD) {
+        true => Fault::invalid("cannot be given to users yet"),
+        false => Fault::invalid(format!("there is no key {text:?}")),
+    };
+    Err(fault.hint(match text.strip_prefix("Payload.") {
+        Some(bare) if OVERRIDABLE.contains(&bare) => format!("write {bare}"),
+        _ => hint,
+    }))
+}
+
+/// Whether the format has this path.
+pub(crate) fn is_known(path: &str, keys: &[Key]) -> bool {
+    let (first, rest) = match path.split_once('.') {
+        Some((first, rest)) => (first, Some(rest)),
+        None => (path, None),
+    };
+    keys.iter()
+        .filter(|key| key.name == first)
+        .any(|key| match (&key.shape, rest) {
+            (_, None) => true,
+            (Shape::Object(inner), Some(rest)) => is_known(rest, inner),
+            (_, Some(_)) => false,
+        })
 }
 
 fn domain_hint(text: &str) -> &'static str {

@@ -16,6 +16,11 @@ pub(super) fn check(value: &Value<'_>, path: &str, layer: Layer, check: &mut Che
     server_names(payload, &path, check);
     synthetic_blocks(payload, &path, check);
     app_rules(payload, &path, layer, check);
+    if let (Layer::User, Some(keys)) = (layer, payload.key("UserOverridableKeys")) {
+        let fault = Fault::invalid("has no place in a user's own profile")
+            .hint("leave it out: it is the user's anyway");
+        check.report(keys.at, &join(&path, "UserOverridableKeys"), fault);
+    }
 }
 
 /// How many rules a profile may have, tools included.

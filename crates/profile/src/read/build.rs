@@ -2,7 +2,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 use std::str::FromStr;
 
-use offramp_rules::{DomainName, Identity, Layer, ProfileId, Rule, UnavailableAction};
+use offramp_rules::{DomainName, Identity, Layer, Rule};
 
 use super::default_v4;
 use crate::check::{Fault, asset};
@@ -14,25 +14,30 @@ use crate::written;
 
 /// Makes a profile of a declaration that was checked. What fails here was missed by the check,
 /// and is told as a problem all the same.
-pub(super) fn build(value: &Value<'_>, layer: Layer, source: &Source) -> Result<Profile, Fault> {
+pub(super) fn build(
+    value: &Value<'_>,
+    layer: Layer,
+    owner: Option<u32>,
+    source: &Source,
+) -> Result<Profile, Fault> {
     let written: written::Declaration = serde_json::from_str(value.text)
         .map_err(|e| Fault::new(Code::CannotBeDeserialized, e.to_string()))?;
     let payload = written.payload;
     let rules = offramp_rules::Profile {
         layer,
         order: payload.order.unwrap_or(1000),
-        id: ProfileId::new(&written.identifier),
-        owner: None,
+        id: crate::profile::id(&written.identifier, owner),
+        owner,
         overlays: Default::default(),
         enabled: payload.enabled.unwrap_or(true),
         rules: app_rules(payload.app_rules)?,
         excluded_domains: domains(payload.excluded_domains)?,
         excluded_routes: each(payload.network_routing.excluded_routes, |text| parse(&text))?,
-        exclude_local_networks: payload.network_routing.exclude_local_networks,
-        unavailable: match payload.unavailable_action {
-            written::UnavailableAction::Drop => UnavailableAction::Drop,
-            written::UnavailableAction::Direct => UnavailableAction::Direct,
-        },
+        exclude_local_networks: payload
+            .network_routing
+            .exclude_local_networks
+            .unwrap_or(false),
+        unavailable: payload.unavailable_action.into(),
     };
     Ok(Profile {
         rules,
@@ -48,6 +53,7 @@ pub(super) fn build(value: &Value<'_>, layer: Layer, source: &Source) -> Result<
         },
         synthetic_v6: payload.dns.v6.map(|text| parse(&text)).transpose()?,
         allow_inbound: payload.allow_inbound,
+        overridable: payload.user_overridable_keys,
         removal_disallowed: written
             .payload_removal_disallowed
             .unwrap_or(layer == Layer::Managed),
