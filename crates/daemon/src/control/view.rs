@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use offramp_control as control;
 use offramp_control::{ProfileState, ProfileStatus, Severity};
 use offramp_intercept::Counter;
-use offramp_profile::{Code as ProblemCode, Problem, Profile};
+use offramp_profile::{Problem, Profile};
 use offramp_rules::{Claims, Layer};
 use offramp_upstream::State as UpstreamState;
 
@@ -152,7 +152,7 @@ impl Desk {
 pub(super) fn problem(found: &Problem) -> control::Problem {
     control::Problem {
         severity: match found.code {
-            ProblemCode::Superseded => Severity::Warning,
+            code if code.is_information() => Severity::Warning,
             _ => Severity::Error,
         },
         code: Some(found.code.to_string()),
