@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::error::{check_answer, read_json};
 use crate::{
-    Check, ClientError, ExplainRequest, Explanation, Flow, FlowEvent, MAX_BODY, MAX_LINE,
+    Check, ClientError, ExplainRequest, Explanation, Flow, FlowEvent, MAX_ANSWER, MAX_LINE,
     ProfileStatus, ProfileText, ReloadAnswer, RunningApp, Status, StoreAnswer, SwitchAnswer,
     SwitchRequest, UserAnswer, UserFiles, paths,
 };
@@ -248,7 +248,7 @@ impl FlowStream {
         let mut whole = BytesMut::new();
         while let Some(data) = self.frame().await? {
             whole.extend_from_slice(&data);
-            if whole.len() > MAX_BODY {
+            if whole.len() > MAX_ANSWER {
                 return Err(ClientError::Garbled("the answer is too large".into()));
             }
         }
@@ -298,7 +298,7 @@ async fn drive<T>(
 }
 
 async fn collect(body: Incoming) -> Result<Bytes, ClientError> {
-    Limited::new(body, MAX_BODY)
+    Limited::new(body, MAX_ANSWER)
         .collect()
         .await
         .map(http_body_util::Collected::to_bytes)

@@ -24,8 +24,11 @@ pub use messages::{
 /// Where the daemon listens unless it was told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/offramp/control.sock";
 
-/// Largest body of a request or an answer, in bytes; a stream has no such limit.
+/// Largest body of a request, and of an answer to the launcher, in bytes.
 pub const MAX_BODY: usize = 1024 * 1024;
+
+/// Largest body of any other answer, in bytes; a stream has no such limit.
+pub const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
 /// Longest line of a stream, in bytes.
 pub const MAX_LINE: usize = 64 * 1024;

@@ -71,11 +71,9 @@ pub(crate) trait Api: Send + Sync + 'static {
     /// Why a flow goes the way it goes.
     fn explain(
         &self,
-        _peer: &Peer,
-        _request: ExplainRequest,
-    ) -> impl Future<Output = Result<Explanation, Refusal>> + Send {
-        std::future::ready(Err(not_yet()))
-    }
+        peer: &Peer,
+        request: ExplainRequest,
+    ) -> impl Future<Output = Result<Explanation, Refusal>> + Send;
     /// Takes the profiles of the peer's user.
     fn take_user_files(
         &self,

@@ -1,5 +1,7 @@
 //! What the daemon does for those who ask on the control socket.
 
+mod apps;
+mod explain;
 mod launch;
 mod view;
 
@@ -7,8 +9,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use offramp_control::{
-    Check, Code, Flow, FlowEvent, ProfileStatus, ProfileText, Refusal, ReloadAnswer, RunAnswer,
-    RunRequest, Status, StoreAnswer, SwitchAnswer, SwitchRequest,
+    Check, Code, ExplainRequest, Explanation, Flow, FlowEvent, ProfileStatus, ProfileText, Refusal,
+    ReloadAnswer, RunAnswer, RunRequest, RunningApp, Status, StoreAnswer, SwitchAnswer,
+    SwitchRequest,
 };
 use offramp_profile::{ChangeError, Installed, Problem};
 use offramp_rules::{Claims, Layer, ProfileId};
@@ -61,6 +64,14 @@ impl Api for Desk {
 
     async fn follow_flows(&self, peer: &Peer) -> Result<mpsc::Receiver<FlowEvent>, Refusal> {
         Ok(self.shared.flows.follow(scope(peer)))
+    }
+
+    async fn apps(&self, peer: &Peer) -> Result<Vec<RunningApp>, Refusal> {
+        Ok(self.running_apps(peer).await)
+    }
+
+    async fn explain(&self, peer: &Peer, request: ExplainRequest) -> Result<Explanation, Refusal> {
+        self.explanation(peer, request).await
     }
 
     async fn run(&self, peer: &Peer, request: RunRequest) -> Result<RunAnswer, Refusal> {

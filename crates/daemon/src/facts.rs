@@ -141,7 +141,6 @@ impl Facts {
     }
 
     /// What would be known of the program at `path`, were this user to start it now.
-    #[cfg_attr(not(test), expect(dead_code, reason = "explain is to ask for it"))]
     pub(crate) fn of_path(&self, path: &Path, uid: u32) -> io::Result<App> {
         let learned = self.learned();
         let mut source = sources::at(path, uid)?;

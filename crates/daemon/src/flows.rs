@@ -128,6 +128,24 @@ impl Flows {
         flows
     }
 
+    /// A live flow, if it is this user's, with what claims its app and where it goes.
+    pub(crate) fn find(
+        &self,
+        id: u64,
+        uid: Option<u32>,
+    ) -> Option<(control::Flow, Arc<Claims>, Target)> {
+        let live = self.lock();
+        let record = live.get(&id)?;
+        let is_seen = uid.is_none_or(|uid| uid == record.identity.uid);
+        is_seen.then(|| {
+            (
+                record.describe(),
+                Arc::clone(&record.claims()),
+                record.target.clone(),
+            )
+        })
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.lock().len()
     }

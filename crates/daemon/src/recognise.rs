@@ -201,7 +201,7 @@ impl Shared {
     }
 
     /// What claims a labelled process, as far as it has been decided.
-    fn carried(&self, process: &Labelled) -> Option<Arc<Claims>> {
+    pub(crate) fn carried(&self, process: &Labelled) -> Option<Arc<Claims>> {
         match process.label {
             Label::Class(class) => self.class(class),
             Label::Undecided { exec, from } => self.verdicts.get(exec).or_else(|| match from {

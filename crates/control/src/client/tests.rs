@@ -80,7 +80,7 @@ async fn what_is_no_answer_is_garbled() {
 
 #[tokio::test]
 async fn too_large_an_answer_is_not_kept() {
-    let (_folder, client, _tasks) = serve(Some((200, "x".repeat(MAX_BODY + 1))));
+    let (_folder, client, _tasks) = serve(Some((200, "x".repeat(MAX_ANSWER + 1))));
     assert!(matches!(client.metrics().await, Err(ClientError::Lost(_))));
 }
 
