@@ -1,8 +1,8 @@
 //! Files as the kernel programs know them.
 //!
-//! What stat says will not do: btrfs and overlayfs show programs other devices and inodes than the
-//! kernel works with. `/proc/self/fdinfo` has the kernel's inode and the mount, whose device is in
-//! `mountinfo`.
+//! What stat says will not do: overlayfs shows programs other devices and inodes than the kernel
+//! works with. `/proc/self/fdinfo` has the kernel's inode and the mount, whose device is in
+//! `mountinfo`. On btrfs it is stat's that tells subvolumes apart.
 
 use std::fs::{self, File};
 use std::io;
@@ -23,16 +23,18 @@ pub(crate) fn identify(file: &File, mounts: &str) -> io::Result<FileId> {
         found.and_then(|text| text.trim().parse::<u64>().ok())
     };
     let listed = field("mnt_id:").zip(field("ino:"));
+    let kind = fstatfs(file)?.filesystem_type();
+    let listed = listed.filter(|_| kind != BTRFS_SUPER_MAGIC);
     let known = listed.and_then(|(mount, inode)| Some((device(mounts, mount)?, inode)));
     let (device, inode) = match known {
         Some(known) => known,
-        // Of another mount namespace: right for all but the file systems named above.
+        // Of another mount namespace: right for all but overlayfs.
         None => stat(file)?,
     };
     Ok(FileId {
         device,
         inode,
-        generation: generation(file),
+        generation: generation(file, kind),
     })
 }
 
@@ -73,16 +75,17 @@ fn stat(file: &File) -> io::Result<(u32, u64)> {
 }
 
 /// Where the kernel programs look at it, and a program can read it; 0 elsewhere.
-fn generation(file: &File) -> u32 {
+fn generation(file: &File, kind: FsType) -> u32 {
     let known = [
         BTRFS_SUPER_MAGIC,
         EXT4_SUPER_MAGIC,
         XFS_SUPER_MAGIC,
         F2FS_SUPER_MAGIC,
     ];
-    match fstatfs(file) {
-        Ok(found) if known.contains(&found.filesystem_type()) => version(file),
-        _ => 0,
+    if known.contains(&kind) {
+        version(file)
+    } else {
+        0
     }
 }
 

@@ -164,6 +164,19 @@ static __always_inline int has_generations(__u64 magic)
 	return magic == 0xEF53 || magic == 0x9123683E || magic == 0x58465342 || magic == 0xF2F52010;
 }
 
+#define BTRFS_SUPER_MAGIC 0x9123683E
+
+/* The device that stat shows of a file on btrfs; zero where it cannot be known. */
+static __always_inline __u32 subvolume(struct inode *inode)
+{
+	struct btrfs_inode *own;
+
+	if (!bpf_core_type_exists(struct btrfs_inode))
+		return 0;
+	own = (void *)inode - bpf_core_field_offset(struct btrfs_inode, vfs_inode);
+	return BPF_CORE_READ(own, root, anon_dev);
+}
+
 static __always_inline void read_file(struct file *file, struct scratch *space, struct kind *kind)
 {
 	struct inode *inode = file->f_inode;
@@ -173,6 +186,8 @@ static __always_inline void read_file(struct file *file, struct scratch *space, 
 
 	kind->file.inode = inode->i_ino;
 	kind->file.device = inode->i_sb->s_dev;
+	if (inode->i_sb->s_magic == BTRFS_SUPER_MAGIC)
+		kind->file.device = subvolume(inode);
 	if (has_generations(inode->i_sb->s_magic))
 		kind->file.generation = inode->i_generation;
 	if (bpf_core_field_exists(struct inode___6_11, i_ctime_sec)) {
@@ -339,7 +354,7 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 		candidate = bpf_map_lookup_elem(&names, &kind.name) ||
 			    bpf_map_lookup_elem(&names, &name);
 	if (!candidate && wanted->flags & INTEREST_FILES)
-		candidate = bpf_map_lookup_elem(&files, &kind.file) != 0;
+		candidate = !kind.file.device || bpf_map_lookup_elem(&files, &kind.file);
 	if (wanted->flags & INTEREST_CGROUPS) {
 		cgroup = bpf_get_current_cgroup_id();
 		if (is_candidate_cgroup(cgroup)) {

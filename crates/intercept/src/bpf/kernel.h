@@ -49,6 +49,16 @@ struct inode___6_6 {
 	struct timespec64 __i_ctime;
 };
 
+/* Subvolumes have inode numbers of their own, and a device that only stat shows. */
+struct btrfs_root {
+	__u32 anon_dev;
+};
+
+struct btrfs_inode {
+	struct btrfs_root *root;
+	struct inode vfs_inode;
+};
+
 struct qstr {
 	const unsigned char *name;
 };

@@ -1,0 +1,457 @@
+//! Programs are recognised at exec, before their first flow.
+
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+use offramp_intercept::{Class, ClassId, Exec, FileId, Interest, Label};
+
+use crate::lab::{CAPTURED, DIRECT, Lab, Program, build_probe, lab, run};
+
+fn names(names: &[&str]) -> Interest {
+    Interest {
+        executables: names.iter().map(|name| (*name).to_owned()).collect(),
+        ..Interest::default()
+    }
+}
+
+fn undecided(exec: &Exec) -> Option<Label> {
+    Some(Label::Undecided {
+        exec: exec.number,
+        from: exec.from,
+    })
+}
+
+impl Lab {
+    /// An executable that is asked about is captured before the answer, and then as the answer says.
+    async fn is_asked_about(&self, command: &mut Command) -> Exec {
+        let mut program = Program::spawn(command);
+        assert_eq!(program.answer(), CAPTURED, "{command:?}");
+        let exec = self.next_exec().await;
+        assert_eq!(exec.pid, program.pid());
+        assert_eq!(self.label_of(exec.pid), undecided(&exec));
+        assert_eq!(exec.file, FileId::of_executable(exec.pid).expect("it runs"));
+        exec
+    }
+
+    /// Nothing is asked between this and the exec of a program that is asked about.
+    async fn is_let_alone(&self, command: &mut Command, sentinel: &Path) {
+        let mut program = Program::spawn(command);
+        assert_eq!(program.answer(), DIRECT, "{command:?}");
+        assert_eq!(self.label_of(program.pid()), None);
+        let exec = self
+            .is_asked_about(Command::new(sentinel).arg("wait"))
+            .await;
+        assert_eq!(exec.filename, sentinel.display().to_string());
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root and BPF: run scripts/test"]
+async fn a_program_is_undecided_until_it_is_settled() {
+    let lab = lab("exec-settle").await;
+    let folder = lab.folder("bin");
+    let probe = folder.join("chosen");
+    build_probe(&probe, &["-static"]);
+    assert_eq!(run(&mut Command::new(&probe)), DIRECT);
+
+    lab.capture.set_interest(&names(&["chosen"])).unwrap();
+    let exec = lab
+        .is_asked_about(Command::new(&probe).args(["wait", "äö"]))
+        .await;
+    assert_eq!(exec.filename, probe.display().to_string());
+    assert_eq!(exec.arguments, [probe.to_str().unwrap(), "wait", "äö"]);
+    assert_eq!((exec.uid, exec.gid), (0, 0));
+    assert_eq!((exec.before, exec.from), (None, None));
+    assert_eq!(exec.file, FileId::of(&File::open(&probe).unwrap()).unwrap());
+
+    // Answered and remembered: the next one is of the class from its first instruction on.
+    let mut program = Program::start_as(&folder, "chosen");
+    let exec = lab.next_exec().await;
+    lab.capture.settle(&exec, Some(lab.class), true);
+    assert_eq!(lab.label_of(program.pid()), Some(Label::Class(lab.class)));
+    assert_eq!(program.ask("source()"), CAPTURED);
+    let known = Program::start_as(&folder, "chosen");
+    assert_eq!(lab.label_of(known.pid()), Some(Label::Class(lab.class)));
+
+    // Forgotten with the interest.
+    lab.capture.set_interest(&names(&["chosen"])).unwrap();
+    let mut program = Program::start_as(&folder, "chosen");
+    let exec = lab.next_exec().await;
+    assert_eq!(lab.label_of(program.pid()), undecided(&exec));
+
+    // Unmanaged: what it made meanwhile is given back at its next use.
+    assert_eq!(
+        program.ask("put(u=socket.socket(socket.AF_INET, socket.SOCK_DGRAM), t=socket.socket())"),
+        "put"
+    );
+    assert_ne!(program.ask("mark(u)"), "0");
+    lab.capture.settle(&exec, None, true);
+    assert_eq!(
+        program.ask("u.connect(('203.0.113.5', 9)) or u.getsockname()[0]"),
+        DIRECT
+    );
+    assert_eq!(program.ask("t.bind(('', 0)) or mark(t)"), "0");
+    assert_eq!(program.ask("mark(u)"), "0");
+    assert_eq!(lab.label_of(program.pid()), None);
+    assert_eq!(Program::start_as(&folder, "chosen").ask("source()"), DIRECT);
+    lab.capture.stop().await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs root and BPF: run scripts/test"]
+async fn a_verdict_of_a_class_that_is_gone_is_not_taken() {
+    let lab = lab("exec-gone").await;
+    let folder = lab.folder("bin");
+    let other = ClassId::new(2).unwrap();
+    let shape = Class {
+        open: true,
+        udp: true,
+        ..Class::default()
+    };
+    lab.capture.set_class(other, shape.clone()).await.unwrap();
+    lab.capture.set_interest(&names(&["chosen"])).unwrap();
+    let program = Program::start_as(&folder, "chosen");
+    let exec = lab.next_exec().await;
+    lab.capture.settle(&exec, Some(other), true);
+    drop(program);
+    lab.capture.remove_class(other).await.unwrap();
+    let program = Program::start_as(&folder, "chosen");
+    let exec = lab.next_exec().await;
+    assert_eq!(lab.label_of(program.pid()), undecided(&exec));
+    lab.capture.set_class(other, shape).await.unwrap();
+    let program = Program::start_as(&folder, "chosen");
+    let exec = lab.next_exec().await;
+    assert_eq!(lab.label_of(program.pid()), undecided(&exec));
+    lab.capture.stop().await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs root and BPF: run scripts/test"]
+async fn every_way_to_start_a_program_is_seen() {
+    let lab = lab("exec-ways").await;
+    let folder = lab.folder("bin");
+    let probe = folder.join("chosen");
+    build_probe(&probe, &[]);
+    let fixed = folder.join("fixed");
+    build_probe(&fixed, &["-static"]);
+    let link = folder.join("other");
+    symlink(&probe, &link).unwrap();
+    let hard = folder.join("hard");
+    fs::hard_link(&probe, &hard).unwrap();
+    let reverse = folder.join("alias");
+    symlink(&hard, &reverse).unwrap();
+    let copy = folder.join("copy");
+    fs::copy(&probe, &copy).unwrap();
+    let deep = folder.join("d".repeat(200)).join("e".repeat(200));
+    fs::create_dir_all(&deep).unwrap();
+    let deep = deep.join("far");
+    fs::copy(&probe, &deep).unwrap();
+    let script = folder.join("script");
+    fs::write(&script, "#!/bin/sh\necho 198.18.0.1; read x\n").unwrap();
+    run(Command::new("chmod").arg("755").arg(&script));
+
+    let wanted = ["chosen", "fixed", "alias", "far", "script", "memfd:inside"];
+    lab.capture.set_interest(&names(&wanted)).unwrap();
+    for path in [&probe, &link, &fixed, &reverse, &deep] {
+        lab.is_asked_about(Command::new(path).arg("wait")).await;
+    }
+    let exec = lab.is_asked_about(&mut Command::new(&script)).await;
+    assert_eq!(exec.filename, script.display().to_string());
+    assert_eq!(exec.arguments, ["/bin/sh", script.to_str().unwrap()]);
+    for path in [&hard, &copy] {
+        lab.is_let_alone(Command::new(path).arg("wait"), &fixed)
+            .await;
+    }
+
+    let path = probe.display();
+    let ways = [
+        format!("os.posix_spawn('{path}', ['a', 'b'], {{}})"),
+        format!("os.execv('{path}', ['a', 'b']) if os.fork() == 0 else 1"),
+        // The thread takes the place of the leader.
+        format!(
+            "threading.Thread(target=lambda: os.execv('{path}', ['a', 'b'])).start() or time.sleep(20)"
+        ),
+        // Deleted, and never on any file system.
+        format!(
+            "put(f=os.open('{path}', 0)) and os.unlink('{path}') or os.execve(f, ['a', 'b'], {{}})"
+        ),
+        format!(
+            "put(m=os.memfd_create('inside', 0)) and os.sendfile(m, os.open('{path}', 0), 0, 1 << 24) and os.execve(m, ['a', 'b'], {{}})"
+        ),
+    ];
+    for way in ways {
+        build_probe(&probe, &[]);
+        let mut python = Program::start("/usr/bin/python3");
+        let answer = python.ask(&way);
+        // The one that has forked says its own word, before or after.
+        let captured = answer == CAPTURED || python.answer() == CAPTURED;
+        assert!(captured, "{way}: {answer}");
+        let exec = lab.next_exec().await;
+        assert_eq!(exec.arguments, ["a", "b"], "{way}");
+        let file = FileId::of_executable(exec.pid).unwrap();
+        assert_eq!(
+            (exec.file, lab.label_of(exec.pid)),
+            (file, undecided(&exec)),
+            "{way}"
+        );
+        run(Command::new("kill").arg("-9").arg(exec.pid.to_string()));
+    }
+    lab.capture.stop().await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs root and BPF: run scripts/test"]
+async fn files_are_known_on_every_file_system() {
+    let lab = lab("exec-files").await;
+    let plain = lab.folder("plain");
+    let probe = plain.join("probe");
+    build_probe(&probe, &[]);
+    let mut mounted = vec![plain.clone()];
+    let mut unmount = Unmount::default();
+    let mut mount = |folder: &Path, arguments: &[&str]| {
+        fs::create_dir_all(folder).unwrap();
+        run(Command::new("mount").args(arguments).arg(folder));
+        unmount.0.push(folder.to_owned());
+    };
+
+    let tmpfs = lab.runtime.path().join("tmpfs");
+    mount(&tmpfs, &["-t", "tmpfs", "none"]);
+    let bound = lab.runtime.path().join("bound");
+    mount(&bound, &["--bind", plain.to_str().unwrap()]);
+    for (kind, lower) in [("same", &plain), ("other", &tmpfs)] {
+        let work = lab.folder(&format!("{kind}/work"));
+        let upper = lab.folder(&format!("{kind}/upper"));
+        let folder = lab.runtime.path().join(format!("overlay-{kind}"));
+        if !lower.join("probe").exists() {
+            fs::copy(&probe, lower.join("probe")).unwrap();
+        }
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            lower.display(),
+            upper.display(),
+            work.display()
+        );
+        mount(&folder, &["-t", "overlay", "none", "-o", &options]);
+        fs::copy(&probe, folder.join("upper")).unwrap();
+        mounted.push(folder);
+    }
+    let image = lab.runtime.path().join("image");
+    File::create(&image).unwrap().set_len(256 << 20).unwrap();
+    run(Command::new("mkfs.btrfs").arg("-q").arg(&image));
+    let btrfs = lab.runtime.path().join("btrfs");
+    mount(&btrfs, &["-o", "loop", image.to_str().unwrap()]);
+    for volume in ["one", "two"] {
+        let path = btrfs.join(volume);
+        run(Command::new("btrfs")
+            .args(["-q", "subvolume", "create"])
+            .arg(&path));
+        mounted.push(path);
+    }
+    mounted.extend([tmpfs, bound, btrfs]);
+
+    let mut seen = Vec::new();
+    for folder in &mounted {
+        let path = folder.join("probe");
+        if !path.exists() {
+            fs::copy(&probe, &path).unwrap();
+        }
+        let id = FileId::of(&File::open(&path).unwrap()).unwrap();
+        let interest = Interest {
+            files: [id].into(),
+            ..Interest::default()
+        };
+        lab.capture.set_interest(&interest).unwrap();
+        let exec = lab.is_asked_about(Command::new(&path).arg("wait")).await;
+        assert_eq!(exec.file, id, "{}", path.display());
+        // Through another mount namespace, as a daemon looks at a sandboxed program.
+        let mut inside = Command::new("unshare");
+        inside.arg("-m").arg(&path).arg("wait");
+        lab.is_asked_about(&mut inside).await;
+        seen.push(id);
+        let upper = folder.join("upper");
+        if upper.exists() {
+            let id = FileId::of(&File::open(&upper).unwrap()).unwrap();
+            let interest = Interest {
+                files: [id].into(),
+                ..Interest::default()
+            };
+            lab.capture.set_interest(&interest).unwrap();
+            lab.is_asked_about(Command::new(&upper).arg("wait")).await;
+        }
+    }
+    // A bind mount shows the same file, a copy on whichever file system is another.
+    let distinct: std::collections::BTreeSet<_> = seen.iter().collect();
+    assert_eq!(distinct.len(), seen.len() - 1, "{seen:?}");
+    drop(unmount);
+    lab.capture.stop().await.unwrap();
+}
+
+/// Unmounts in the end, the last first.
+#[derive(Default)]
+struct Unmount(Vec<std::path::PathBuf>);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        for folder in self.0.iter().rev() {
+            let _ = Command::new("umount").arg("-l").arg(folder).status();
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root and BPF: run scripts/test"]
+async fn cgroups_users_and_all_programs_may_matter() {
+    let lab = lab("exec-cgroups").await;
+    let folder = lab.folder("bin");
+    let probe = folder.join("probe");
+    build_probe(&probe, &[]);
+    let root = Path::new("/sys/fs/cgroup/unified");
+    let groups = Groups(root.join(format!("offramp-test-{}", std::process::id())));
+    let make = |name: &str| {
+        let path = groups.0.join(name);
+        fs::create_dir_all(&path).unwrap();
+        path
+    };
+    let before = make("app-org.example.App-12.scope");
+    let interest = Interest {
+        cgroup_names: ["org.example.App".to_owned(), "getty".to_owned()].into(),
+        ..Interest::default()
+    };
+    lab.capture.set_interest(&interest).unwrap();
+    let after = make("app-org.example.App@13.service/below");
+    let template = make("getty@tty1.service");
+    let inside = |group: &Path| {
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            &format!(
+                "echo $$ > {}/cgroup.procs; exec {} wait",
+                group.display(),
+                probe.display()
+            ),
+        ]);
+        command
+    };
+    for group in [&before, &after, &template] {
+        use std::os::unix::fs::MetadataExt;
+        let exec = lab.is_asked_about(&mut inside(group)).await;
+        assert_eq!(exec.cgroup, fs::metadata(group).unwrap().ino());
+    }
+    let other = make("app-org.example.Apple-12.scope");
+    let mut program = Program::spawn(&mut inside(&other));
+    assert_eq!(program.answer(), DIRECT);
+
+    // A process that comes later is told of.
+    let mut running = Program::start("/usr/bin/python3");
+    assert_eq!(running.ask("source()"), DIRECT);
+    fs::write(after.join("cgroup.procs"), running.pid().to_string()).unwrap();
+    loop {
+        match lab.capture.event().await.unwrap() {
+            offramp_intercept::Event::Moved { pid } if pid == running.pid() => break,
+            _ => {}
+        }
+    }
+    drop((program, running));
+
+    // One answer for each user.
+    let interest = Interest {
+        by_user: true,
+        ..names(&["probe"])
+    };
+    lab.capture.set_interest(&interest).unwrap();
+    let exec = lab.is_asked_about(Command::new(&probe).arg("wait")).await;
+    lab.capture.settle(&exec, None, true);
+    assert_eq!(run(&mut Command::new(&probe)), DIRECT);
+    use std::os::unix::process::CommandExt;
+    for path in [lab.runtime.path(), &folder, &probe] {
+        run(Command::new("chmod").arg("a+rx").arg(path));
+    }
+    let exec = lab
+        .is_asked_about(Command::new(&probe).arg("wait").uid(65_534))
+        .await;
+    assert_eq!(exec.uid, 65_534);
+
+    let interest = Interest {
+        every_exec: true,
+        ..Interest::default()
+    };
+    lab.capture.set_interest(&interest).unwrap();
+    lab.is_asked_about(Command::new(&probe).arg("wait")).await;
+    // But not in other network namespaces.
+    assert_eq!(run(Command::new("unshare").args(["-n", "true"])), "",);
+    let first = lab.next_exec().await;
+    assert_eq!(first.filename, "/usr/bin/unshare");
+    let next = lab.is_asked_about(Command::new(&probe).arg("wait")).await;
+    assert_eq!(next.number, first.number + 1);
+    lab.capture.stop().await.unwrap();
+}
+
+/// Cgroups below one, removed in the end.
+struct Groups(std::path::PathBuf);
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        for _ in 0..50 {
+            let done = Command::new("find")
+                .arg(&self.0)
+                .args(["-depth", "-type", "d", "-exec", "rmdir", "{}", ";"])
+                .output();
+            if done.is_ok_and(|done| done.status.success()) {
+                return;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root and BPF: run scripts/test"]
+async fn tools_are_asked_about_below_their_app_alone() {
+    let lab = lab("exec-tools").await;
+    let folder = lab.folder("bin");
+    let probe = folder.join("tool");
+    build_probe(&probe, &[]);
+    let tracked = ClassId::new(3).unwrap();
+    let shape = Class {
+        tracked: true,
+        tools: true,
+        ..Class::default()
+    };
+    lab.capture.set_class(tracked, shape).await.unwrap();
+    lab.capture.set_interest(&names(&["app"])).unwrap();
+    let mut app = Program::start_as(&folder, "app");
+    let exec = lab.next_exec().await;
+    lab.capture.settle(&exec, Some(tracked), true);
+    // The app itself goes direct, also by what it made before.
+    assert_eq!(app.ask("source()"), DIRECT);
+    let path = probe.display();
+    let spawn = format!("os.posix_spawn('{path}', ['{path}', 'w'], {{}}) and 0");
+    assert_eq!(run(&mut Command::new(&probe)), DIRECT);
+    let answers = [app.ask(&spawn), app.answer()];
+    assert!(answers.contains(&CAPTURED.to_owned()), "{answers:?}");
+    let exec = lab.next_exec().await;
+    assert_eq!(exec.from, Some(tracked));
+    lab.capture.settle(&exec, Some(lab.class), true);
+    assert_eq!(lab.label_of(exec.pid), Some(Label::Class(lab.class)));
+
+    // An exec while the one before waits for its verdict says so.
+    let mut python = Program::start_as(&folder, "app");
+    assert_eq!(lab.label_of(python.pid()), Some(Label::Class(tracked)));
+    python.ask("put(done=1)");
+    let exec = {
+        python.ask(&format!(
+            "os.execv('/bin/sh', ['sh', '-c', 'exec {path} w'])"
+        ));
+        let shell = lab.next_exec().await;
+        assert_eq!((shell.from, shell.before), (Some(tracked), None));
+        let tool = lab.next_exec().await;
+        assert_eq!(
+            (tool.from, tool.before),
+            (Some(tracked), Some(shell.number))
+        );
+        tool
+    };
+    assert_eq!(lab.label_of(exec.pid), undecided(&exec));
+    lab.capture.stop().await.unwrap();
+}
