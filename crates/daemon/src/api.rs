@@ -65,9 +65,7 @@ pub(crate) trait Api: Send + Sync + 'static {
         peer: &Peer,
     ) -> impl Future<Output = Result<mpsc::Receiver<FlowEvent>, Refusal>> + Send;
     /// The running apps.
-    fn apps(&self, _peer: &Peer) -> impl Future<Output = Result<Vec<RunningApp>, Refusal>> + Send {
-        std::future::ready(Err(not_yet()))
-    }
+    fn apps(&self, peer: &Peer) -> impl Future<Output = Result<Vec<RunningApp>, Refusal>> + Send;
     /// Why a flow goes the way it goes.
     fn explain(
         &self,
@@ -77,11 +75,9 @@ pub(crate) trait Api: Send + Sync + 'static {
     /// Takes the profiles of the peer's user.
     fn take_user_files(
         &self,
-        _peer: &Peer,
-        _files: UserFiles,
-    ) -> impl Future<Output = Result<UserAnswer, Refusal>> + Send {
-        std::future::ready(Err(not_yet()))
-    }
+        peer: &Peer,
+        files: UserFiles,
+    ) -> impl Future<Output = Result<UserAnswer, Refusal>> + Send;
     /// Labels the process of the peer.
     fn run(
         &self,
@@ -123,10 +119,6 @@ pub(crate) trait Api: Send + Sync + 'static {
     fn reload(&self, peer: &Peer) -> impl Future<Output = Result<ReloadAnswer, Refusal>> + Send;
     /// The metrics as OpenMetrics text.
     fn metrics(&self, peer: &Peer) -> impl Future<Output = Result<String, Refusal>> + Send;
-}
-
-fn not_yet() -> Refusal {
-    Refusal::new(Code::NotSupported, "this daemon cannot do that")
 }
 
 /// Answers one client until it leaves; after `stop` the answer under way is still finished.

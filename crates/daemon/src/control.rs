@@ -3,6 +3,7 @@
 mod apps;
 mod explain;
 mod launch;
+mod user;
 mod view;
 
 use std::collections::BTreeMap;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use offramp_control::{
     Check, Code, ExplainRequest, Explanation, Flow, FlowEvent, ProfileStatus, ProfileText, Refusal,
     ReloadAnswer, RunAnswer, RunRequest, RunningApp, Status, StoreAnswer, SwitchAnswer,
-    SwitchRequest,
+    SwitchRequest, UserAnswer, UserFiles,
 };
 use offramp_profile::{ChangeError, Installed, Problem};
 use offramp_rules::{Claims, Layer, ProfileId};
@@ -41,8 +42,10 @@ impl Desk {
 impl Api for Desk {
     async fn status(&self, peer: &Peer) -> Result<Status, Refusal> {
         let policy = self.shared.policy();
-        let all = policy.loaded.problems.iter().filter(|_| peer.is_root());
-        let problems = all.map(problem).collect();
+        let problems = match peer.is_root() {
+            true => policy.loaded.problems.iter().map(problem).collect(),
+            false => self.problems_of(peer.uid),
+        };
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
             instance: self.shared.config.instance.clone(),
@@ -72,6 +75,10 @@ impl Api for Desk {
 
     async fn explain(&self, peer: &Peer, request: ExplainRequest) -> Result<Explanation, Refusal> {
         self.explanation(peer, request).await
+    }
+
+    async fn take_user_files(&self, peer: &Peer, files: UserFiles) -> Result<UserAnswer, Refusal> {
+        self.take_files(peer, files).await
     }
 
     async fn run(&self, peer: &Peer, request: RunRequest) -> Result<RunAnswer, Refusal> {
@@ -107,7 +114,7 @@ impl Api for Desk {
                 self.shared.reload_ephemeral().await;
                 id
             }
-            None => self.chosen(&request)?,
+            None => self.chosen(peer, &request)?,
         };
         let labelled = self.label(peer, &profile).await;
         let class = match labelled {
@@ -137,16 +144,17 @@ impl Api for Desk {
         let may = |owner: Option<u32>| peer.is_root() || owner == Some(peer.uid);
         let mut off = self.shared.off();
         let mut changed = Vec::new();
+        let wanted = request.profile.as_ref().map(|name| self.meant(peer, name));
         for (id, active) in &policy.active {
-            match &request.profile {
-                Some(wanted) if wanted != id.as_str() => continue,
-                Some(_) if !may(active.owner) => {
+            match &wanted {
+                Some(wanted) if wanted != id => continue,
+                Some(_) if !may(active.owner()) => {
                     return Err(Refusal::new(
                         Code::NotPermitted,
                         format!("only root may switch {id}"),
                     ));
                 }
-                None if !may(active.owner) => continue,
+                None if !may(active.owner()) => continue,
                 _ => {}
             }
             let was = if request.on {
@@ -158,8 +166,8 @@ impl Api for Desk {
                 changed.push(active);
             }
         }
-        if let Some(wanted) = &request.profile
-            && !policy.active.contains_key(&ProfileId::new(wanted))
+        if let Some(wanted) = &wanted
+            && !policy.active.contains_key(wanted)
         {
             return Err(Refusal::new(
                 Code::NotFound,
@@ -192,7 +200,7 @@ impl Api for Desk {
     }
 
     async fn profile(&self, peer: &Peer, identifier: String) -> Result<ProfileText, Refusal> {
-        let id = ProfileId::new(&identifier);
+        let id = self.meant(peer, &identifier);
         let policy = self.shared.policy();
         let owned = policy
             .active
@@ -201,6 +209,7 @@ impl Api for Desk {
         let profile = policy
             .loaded
             .find(&id)
+            .filter(|profile| user::may_see(peer, profile))
             .or_else(|| owned.map(|active| &active.profile));
         let profile = profile.ok_or_else(|| {
             Refusal::new(Code::NotFound, format!("there is no profile {identifier}"))

@@ -62,7 +62,7 @@ impl Config {
     }
 
     pub(crate) fn directories(&self) -> offramp_profile::Directories {
-        offramp_profile::Directories::new(&self.config)
+        offramp_profile::Directories::new(&self.config).with_state(&self.state)
     }
 
     pub(crate) fn ephemeral(&self) -> PathBuf {

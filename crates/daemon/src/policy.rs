@@ -56,7 +56,6 @@ impl Policy {
 
     /// Other files.
     pub(crate) fn with(loaded: Loaded, sources: &Sources<'_>, before: &Policy) -> Self {
-        let credentials = Credentials::open(&sources.directories.config);
         let own = sources
             .ephemeral
             .values()
@@ -85,6 +84,7 @@ impl Policy {
             // A disabled profile reaches for nothing.
             if profile.rules.enabled {
                 let known = before.active.get(&id).map(Arc::as_ref);
+                let credentials = Credentials::open_for(sources.directories, &profile);
                 let started = Active::start(profile, owner, &credentials, known, sources.changed);
                 active.insert(id, Arc::new(started));
             }

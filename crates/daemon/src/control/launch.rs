@@ -9,6 +9,7 @@ use offramp_rules::{App, Layer, ProfileId, State, UnavailableAction, User, claim
 use offramp_upstream::State as UpstreamState;
 
 use super::Desk;
+use super::user::may_use;
 use crate::api::Peer;
 
 /// How long a command waits for the first word of its upstream.
@@ -16,13 +17,13 @@ const SETTLE: Duration = Duration::from_secs(3);
 
 impl Desk {
     /// The profile that a command asks for by name, or the only one.
-    pub(super) fn chosen(&self, request: &RunRequest) -> Result<ProfileId, Refusal> {
+    pub(super) fn chosen(&self, peer: &Peer, request: &RunRequest) -> Result<ProfileId, Refusal> {
         let policy = self.shared.policy();
         let enabled: Vec<_> = policy
             .loaded
             .profiles
             .iter()
-            .filter(|profile| profile.rules.enabled)
+            .filter(|profile| profile.rules.enabled && may_use(peer, profile))
             .collect();
         let names = || {
             let names: Vec<_> = enabled
@@ -33,9 +34,8 @@ impl Desk {
         };
         match (&request.profile, enabled.as_slice()) {
             (Some(wanted), _) => {
-                let id = ProfileId::new(wanted);
-                match policy.loaded.find(&id) {
-                    Some(profile) if profile.rules.enabled => Ok(id),
+                match policy.loaded.find_for(peer.uid, wanted) {
+                    Some(profile) if profile.rules.enabled => Ok(profile.id().clone()),
                     Some(_) => {
                         Err(Refusal::new(Code::Unavailable, format!("the profile {wanted} is disabled")))
                     }

@@ -11,6 +11,7 @@ use offramp_profile::{Problem, Profile};
 use offramp_rules::{Claims, Layer};
 use offramp_upstream::State as UpstreamState;
 
+use super::user::may_see;
 use super::{Desk, scope, sees};
 use crate::api::Peer;
 use crate::policy::Policy;
@@ -24,7 +25,9 @@ impl Desk {
             .values()
             .filter(|active| active.owner.is_some_and(|uid| sees(peer, uid)))
             .map(|active| &active.profile);
-        let mut profiles: Vec<_> = policy.loaded.profiles.iter().chain(own).collect();
+        let loaded = policy.loaded.profiles.iter();
+        let loaded = loaded.filter(|profile| may_see(peer, profile));
+        let mut profiles: Vec<_> = loaded.chain(own).collect();
         profiles.sort_by(|a, b| a.rules.cmp(&b.rules));
         let uid = scope(peer);
         profiles
