@@ -15,8 +15,8 @@ pub(crate) const SIZE: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Credentials {
     directories: Vec<PathBuf>,
-    /// Whether they are a user's own.
-    of_user: bool,
+    /// The user whose own they are; none: the machine's.
+    owner: Option<u32>,
 }
 
 /// A user and a password.
@@ -40,7 +40,7 @@ pub enum CredentialError {
         path: PathBuf,
     },
     /// The user has not given it.
-    #[error("the credential {name} is missing: put it into your own folder of credentials")]
+    #[error("the credential {name} is missing: put it into the user's own folder of credentials")]
     NotGiven {
         /// The name.
         name: String,
@@ -88,7 +88,7 @@ impl Credentials {
         };
         let own = directories.users.iter().map(|users| folder(users, uid));
         Self {
-            of_user: true,
+            owner: Some(uid),
             ..Self::within(own.map(|folder| folder.join("credentials")))
         }
     }
@@ -97,7 +97,7 @@ impl Credentials {
     pub fn within(directories: impl IntoIterator<Item = PathBuf>) -> Self {
         Self {
             directories: directories.into_iter().collect(),
-            of_user: false,
+            owner: None,
         }
     }
 
@@ -175,12 +175,17 @@ impl Credentials {
 
     /// The content of an asset, whose mode has none of the `forbidden` bits.
     fn read(&self, asset: &Asset, forbidden: u32) -> Result<(String, String), CredentialError> {
-        let name = match asset {
+        let (owner, name) = match asset {
             Asset::Inline(secret) => {
                 return Ok((secret.expose().to_owned(), "what was given".to_owned()));
             }
-            Asset::Credential(name) => name,
+            Asset::Credential(name) => (None, name),
+            Asset::Own { owner, name } => (Some(*owner), name),
         };
+        // A name that a user has written never means a file of somebody else's.
+        if owner != self.owner {
+            return Err(CredentialError::NotGiven { name: name.clone() });
+        }
         let mut path = PathBuf::new();
         for directory in &self.directories {
             path = directory.join(name);
@@ -194,9 +199,9 @@ impl Credentials {
             }
         }
         let name = name.clone();
-        Err(match self.of_user {
-            true => CredentialError::NotGiven { name },
-            false => CredentialError::Missing { name, path },
+        Err(match self.owner {
+            Some(_) => CredentialError::NotGiven { name },
+            None => CredentialError::Missing { name, path },
         })
     }
 }

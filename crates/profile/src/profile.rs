@@ -128,6 +128,13 @@ pub enum Asset {
     /// `credential:NAME`: a file that [`Credentials`](crate::Credentials) finds; the name has
     /// been checked.
     Credential(String),
+    /// The same of a user's own profile: one of this user's credentials and nobody else's.
+    Own {
+        /// The user.
+        owner: u32,
+        /// The name, which has been checked.
+        name: String,
+    },
     /// Given with the profile, as `offramp run --server` does.
     Inline(Secret),
 }

@@ -46,7 +46,7 @@ pub(super) fn build(
         organization: written.payload_organization,
         token: written.server_token.unwrap_or_else(|| hash(value.text)),
         revision: written.revision,
-        servers: each(payload.servers, server)?,
+        servers: each(payload.servers, |written| server(written, owner))?,
         synthetic_v4: match payload.dns.v4 {
             Some(text) => parse(&text)?,
             None => default_v4(),
@@ -61,9 +61,15 @@ pub(super) fn build(
     })
 }
 
-fn server(written: written::Server) -> Result<Server, Fault> {
+fn server(written: written::Server, owner: Option<u32>) -> Result<Server, Fault> {
     let url = ServerUrl::parse(&written.url)?;
-    let credential = |text: String| Ok(Asset::Credential(asset(&text)?.to_owned()));
+    let credential = |text: String| {
+        let name = asset(&text)?.to_owned();
+        Ok(match owner {
+            Some(owner) => Asset::Own { owner, name },
+            None => Asset::Credential(name),
+        })
+    };
     let authentication = |written: written::Authentication| {
         Ok(Authentication {
             method: written.method,

@@ -2,81 +2,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod good;
+mod guarded;
+mod machine;
+mod users;
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use offramp_profile::{
-    Asset, ChangeError, Code, CredentialError, Credentials, Directories, Installed, Loaded, Method,
-    ephemeral, install, load, read, remove,
+    Asset, ChangeError, Code, CredentialError, Credentials, Installed, Method, ephemeral, install,
+    read, remove,
 };
 use offramp_rules::{Host, Layer, ProfileId};
-use tempfile::TempDir;
 
-struct Machine {
-    root: TempDir,
-}
-
-impl Machine {
-    fn new() -> Self {
-        Self {
-            root: tempfile::tempdir().unwrap(),
-        }
-    }
-
-    fn config(&self) -> PathBuf {
-        self.root.path().join("etc")
-    }
-
-    fn directories(&self) -> Directories {
-        Directories {
-            config: self.config(),
-            vendor: Some(self.root.path().join("vendor")),
-            users: None,
-            state: None,
-        }
-    }
-
-    fn load(&self, previous: Option<&Loaded>) -> Loaded {
-        load(&self.directories(), previous)
-    }
-
-    fn write(&self, path: &str, text: &str) -> PathBuf {
-        let path = self.root.path().join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, text).unwrap();
-        mode(&path, 0o644);
-        path
-    }
-}
-
-fn mode(path: &Path, mode: u32) {
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-}
-
-fn declaration(id: &str, name: &str) -> String {
-    format!(
-        r#"{{ "Type": "org.offramp.configuration.network.vpn", "Identifier": "{id}",
-  "Payload": {{ "VisibleName": "{name}", "Servers": [{{ "URL": "https://a.example" }}] }} }}"#
-    )
-}
-
-fn names(loaded: &Loaded) -> Vec<(String, Layer)> {
-    let name = |profile: &std::sync::Arc<offramp_profile::Profile>| {
-        (profile.visible_name.clone(), profile.rules.layer)
-    };
-    loaded.profiles.iter().map(name).collect()
-}
-
-/// The problems without the temporary directory's name.
-fn told(machine: &Machine, loaded: &Loaded) -> Vec<String> {
-    let root = format!("{}/", machine.root.path().display());
-    loaded
-        .problems
-        .iter()
-        .map(|problem| format!("{} {problem}", problem.code).replace(&root, ""))
-        .collect()
-}
+use machine::{Machine, declaration, mode, names, told};
 
 #[test]
 fn nothing_there_is_nothing_wrong() {
