@@ -7,17 +7,19 @@ use std::time::Duration;
 use offramp_intercept::Event;
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::closing::Closing;
 use crate::shared::Shared;
 
+/// Programs that are recognised at one time; others wait in the kernel's ring.
+const DECIDING: usize = 128;
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often it is looked which classes have processes left.
 const CENSUS: Duration = Duration::from_secs(5);
-/// A desktop moves the processes of an app one after another.
-const MOVE: Duration = Duration::from_millis(50);
+/// Processes are moved, and end, one after another.
+const BURST: Duration = Duration::from_millis(50);
 /// Changes of the network come in bursts.
 const SETTLE: Duration = Duration::from_millis(100);
 
@@ -78,22 +80,31 @@ pub(crate) async fn follow_events(
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut closing = Closing::default();
     let mut deciding = JoinSet::new();
-    let mut moved = false;
+    // When to look at processes that were moved, and at classes that may have ended.
+    let (mut moved, mut ended) = (None, None);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            event = shared.capture.event() => match event {
+            event = shared.capture.event(), if deciding.len() < DECIDING => match event {
                 Some(Event::SocketClosed { cookie }) => drop(closed.send(cookie)),
-                Some(Event::Ended) => closing.sweep(&shared).await,
+                Some(Event::Ended) => {
+                    ended.get_or_insert_with(|| Instant::now() + BURST);
+                }
                 Some(Event::Exec(exec)) => {
                     deciding.spawn(Arc::clone(&shared).decide_exec(*exec));
                 }
-                Some(Event::Moved { .. }) => moved = true,
+                Some(Event::Moved { .. }) => {
+                    moved.get_or_insert_with(|| Instant::now() + BURST);
+                }
                 None => return,
             },
             Some(_) = deciding.join_next() => {}
-            () = sleep(MOVE), if moved => {
-                moved = false;
+            () = until(ended), if ended.is_some() => {
+                ended = None;
+                closing.sweep(&shared).await;
+            }
+            () = until(moved), if moved.is_some() => {
+                moved = None;
                 deciding.spawn(Arc::clone(&shared).follow_moves());
             }
             _ = tick.tick() => {
@@ -101,6 +112,12 @@ pub(crate) async fn follow_events(
                 deciding.spawn(Arc::clone(&shared).decide_lost());
             }
         }
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    if let Some(time) = time {
+        sleep_until(time).await;
     }
 }
 

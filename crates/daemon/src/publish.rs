@@ -81,6 +81,13 @@ impl Shared {
     }
 }
 
+/// What resolvers are reached by that routing would not bring here (240.0.0.0/4, 2001:2::/48), and
+/// the device's own addresses.
+fn own_blocks() -> [Prefix; 3] {
+    ["240.0.0.0/4", "2001:2::/48", "198.18.0.1/32"]
+        .map(|text| text.parse().expect("all are blocks"))
+}
+
 /// What the kernel programs are told of the apps with these claims. What stands for names comes
 /// here whatever is reached directly.
 fn shape(claims: &Claims, policy: &Policy, world: &World, synthetic: &[Prefix]) -> Class {
@@ -108,6 +115,7 @@ fn shape(claims: &Claims, policy: &Policy, world: &World, synthetic: &[Prefix]) 
     Class {
         direct: direct_routes(&policy.rules, claims, world)
             .without(synthetic)
+            .without(&own_blocks())
             .normalised(),
         multicast: all(|own| own.profile.rules.exclude_local_networks),
         inbound: all(|own| own.profile.allow_inbound),

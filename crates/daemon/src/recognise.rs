@@ -10,6 +10,7 @@ use offramp_rules::{App, Claim, Claims, Profiles, claims, is_settled};
 
 use crate::facts::Process;
 use crate::shared::Shared;
+use crate::verdicts::Verdict;
 
 /// How long a flow waits for the verdict about its program before the program is looked at again.
 const VERDICT: Duration = Duration::from_millis(500);
@@ -22,65 +23,73 @@ impl Shared {
         if identity.class != ClassId::UNDECIDED {
             return self.class(identity.class);
         }
-        if let Some(claims) = self.verdicts.wait(identity.exec, VERDICT).await {
-            return Some(claims);
+        if let Some(verdict) = self.verdicts.wait(identity.exec, VERDICT).await {
+            return verdict;
         }
         self.look_at(identity.pid, identity.exec).await
     }
 
     /// Decides about a program that was started.
     pub(crate) async fn decide_exec(self: Arc<Self>, exec: Exec) {
+        let number = exec.number;
         let inherited = match exec.before {
             // The same process, a moment ago.
-            Some(before) => match self.verdicts.wait(before, VERDICT).await {
-                Some(claims) => claims,
-                None => return,
-            },
-            None => match exec.from.map(|class| self.class(class)) {
-                Some(None) => return,
-                Some(Some(claims)) => claims,
-                None => Arc::default(),
+            Some(before) => self.verdicts.wait(before, VERDICT).await.flatten(),
+            None => match exec.from {
+                Some(class) => self.class(class),
+                None => Some(Arc::default()),
             },
         };
-        let number = exec.number;
+        let verdict = match inherited {
+            Some(inherited) => self.recognise_start(exec, &inherited).await,
+            None => None,
+        };
+        self.verdicts.put(number, verdict);
+    }
+
+    async fn recognise_start(self: &Arc<Self>, exec: Exec, inherited: &Claims) -> Verdict {
         let exec = Arc::new(exec);
         let of_exec = {
             let exec = Arc::clone(&exec);
             move |shared: &Shared| shared.facts.of_exec(&exec)
         };
-        let Some(mut app) = self.ask(of_exec.clone()).await else {
-            return tracing::debug!(
-                exec = number,
+        let seen = self.rules_seen();
+        let app = self.ask(of_exec.clone()).await;
+        let _changing = self.changing.lock().await;
+        let app = match seen == self.rules_seen() {
+            true => app,
+            // What was looked up is what the rules before asked for.
+            false => self.ask(of_exec).await,
+        };
+        let Some(app) = app else {
+            tracing::debug!(
+                exec = exec.number,
                 pid = exec.pid,
                 "program gone before its verdict"
             );
+            return None;
         };
-        let seen = self.rules_seen();
-        let _changing = self.changing.lock().await;
-        if seen != self.rules_seen() {
-            // What was looked up is what the rules before asked for.
-            match self.ask(of_exec).await {
-                Some(again) => app = again,
-                None => return,
-            }
-        }
         let policy = self.policy();
-        let found = claims(&policy.rules, &app, &inherited);
-        let Ok(class) = self.class_of(&found).await else {
-            return;
-        };
-        let cache = exec.before.is_none() && is_settled(&policy.rules, &app);
+        let found = Arc::new(claims(&policy.rules, &app, inherited));
+        let class = self.class_of(&found).await.ok()?;
+        let cache = is_settled(&policy.rules, &app) && self.facts.is_by_path(&exec, &app);
         self.capture.settle(&exec, class, cache);
-        self.verdicts.put(number, Arc::new(found));
-        tracing::debug!(exec = number, pid = exec.pid, app = %app, class = class.map(|class| class.number()), "program recognised");
+        tracing::debug!(
+            exec = exec.number,
+            pid = exec.pid,
+            app = %app,
+            class = class.map(ClassId::number),
+            "program recognised"
+        );
+        Some(found)
     }
 
     /// Decides about a process whose question was lost.
     async fn look_at(self: &Arc<Self>, pid: u32, exec: u32) -> Option<Arc<Claims>> {
         let app = self.ask(move |shared| shared.facts.of_process(pid)).await?;
         let _changing = self.changing.lock().await;
-        if let Some(claims) = self.verdicts.get(exec) {
-            return Some(claims);
+        if let Some(verdict) = self.verdicts.get(exec) {
+            return verdict;
         }
         let process = self.labelled_process(pid)?;
         let Label::Undecided { exec: asked, .. } = process.label else {
@@ -93,7 +102,7 @@ impl Shared {
         let found = Arc::new(claims(&self.policy().rules, &app, &inherited));
         let class = self.class_of(&found).await.ok()?;
         self.capture.settle_number(exec, class);
-        self.verdicts.put(exec, Arc::clone(&found));
+        self.verdicts.put(exec, Some(Arc::clone(&found)));
         Some(found)
     }
 
@@ -150,9 +159,11 @@ impl Shared {
                 continue;
             }
             let carried = match label {
-                Some(label) => self.carried(label).unwrap_or_default(),
-                None => Arc::default(),
+                Some(label) => self.carried(label),
+                None => Some(Arc::default()),
             };
+            // What is not known stays undecided, and is refused.
+            let Some(carried) = carried else { continue };
             let mut inherited = retained(&carried, before, &policy.rules);
             if let Some(parent) = known.get(&process.parent) {
                 inherited.rules.extend(parent.rules.iter().cloned());
@@ -204,10 +215,11 @@ impl Shared {
     pub(crate) fn carried(&self, process: &Labelled) -> Option<Arc<Claims>> {
         match process.label {
             Label::Class(class) => self.class(class),
-            Label::Undecided { exec, from } => self.verdicts.get(exec).or_else(|| match from {
-                Some(class) => self.class(class),
-                None => Some(Arc::default()),
-            }),
+            Label::Undecided { exec, from } => match (self.verdicts.get(exec), from) {
+                (Some(verdict), _) => verdict,
+                (None, Some(class)) => self.class(class),
+                (None, None) => Some(Arc::default()),
+            },
         }
     }
 

@@ -97,7 +97,7 @@ impl Desk {
         };
         let payload = Bytes::copy_from_slice(payload);
         let claims = match identity.class {
-            ClassId::UNDECIDED => self.shared.verdicts.get(identity.exec),
+            ClassId::UNDECIDED => self.shared.verdicts.get(identity.exec).flatten(),
             class => match self.shared.class(class) {
                 Some(claims) => Some(claims),
                 None => return,

@@ -11,7 +11,11 @@ use tokio::time::{Instant, timeout_at};
 /// How many are remembered; what a flow asks for was decided a moment ago.
 const KEPT: usize = 16_384;
 
-/// The claims of each program that was asked about, by the number of its exec.
+/// What claims a program; none: that cannot be found out any more, and what it leaves to the next
+/// program of its process neither.
+pub(crate) type Verdict = Option<Arc<Claims>>;
+
+/// The verdict on each program that was asked about, by the number of its exec.
 #[derive(Default)]
 pub(crate) struct Verdicts {
     known: Mutex<Known>,
@@ -20,18 +24,18 @@ pub(crate) struct Verdicts {
 
 #[derive(Default)]
 struct Known {
-    claims: HashMap<u32, Arc<Claims>>,
+    claims: HashMap<u32, Verdict>,
     order: VecDeque<u32>,
 }
 
 impl Verdicts {
-    pub(crate) fn get(&self, exec: u32) -> Option<Arc<Claims>> {
+    pub(crate) fn get(&self, exec: u32) -> Option<Verdict> {
         self.lock().claims.get(&exec).cloned()
     }
 
-    pub(crate) fn put(&self, exec: u32, claims: Arc<Claims>) {
+    pub(crate) fn put(&self, exec: u32, verdict: Verdict) {
         let mut known = self.lock();
-        if known.claims.insert(exec, claims).is_none() {
+        if known.claims.insert(exec, verdict).is_none() {
             known.order.push_back(exec);
         }
         if known.order.len() > KEPT
@@ -44,12 +48,12 @@ impl Verdicts {
     }
 
     /// Waits for a verdict, not for long: the question may have been lost.
-    pub(crate) async fn wait(&self, exec: u32, patience: Duration) -> Option<Arc<Claims>> {
+    pub(crate) async fn wait(&self, exec: u32, patience: Duration) -> Option<Verdict> {
         let deadline = Instant::now() + patience;
         loop {
             let news = self.news.notified();
-            if let Some(claims) = self.get(exec) {
-                return Some(claims);
+            if let Some(verdict) = self.get(exec) {
+                return Some(verdict);
             }
             timeout_at(deadline, news).await.ok()?;
         }

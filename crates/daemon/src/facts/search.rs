@@ -93,18 +93,21 @@ impl Search {
     fn ask_interpreter(&mut self, line: &Shebang) {
         let Some(path) = line.program() else { return };
         self.known.watch(&path);
-        self.ask_plainly(&path);
+        self.ask_runner(&path);
     }
 
-    /// Has the kernel ask about a program, whatever it is.
-    fn ask_plainly(&mut self, path: &Path) {
+    /// Has the kernel ask about what runs scripts.
+    fn ask_runner(&mut self, path: &Path) {
         self.interest.executables.extend(name_of(path));
         let Ok(opened) = Opened::at(path) else { return };
-        let name = opened.place().name;
-        if name.as_deref().is_some_and(is_multi_call) {
+        let place = opened.place();
+        if let Some(path) = place.path {
+            self.known.insert_interpreter(path);
+        }
+        if place.name.as_deref().is_some_and(is_multi_call) {
             return;
         }
-        self.interest.executables.extend(name);
+        self.interest.executables.extend(place.name);
         self.interest.files.extend(opened.id);
     }
 
@@ -170,7 +173,7 @@ impl Search {
             for name in there {
                 if Family::of_program(&name).is_some_and(|family| families.contains(&family)) {
                     self.known.watch(&path.join(&name));
-                    self.ask_plainly(&path.join(&name));
+                    self.ask_runner(&path.join(&name));
                 }
             }
         }

@@ -8,9 +8,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use offramp_intercept::FileId;
+use offramp_rules::Program;
 
 use super::{Use, is_multi_call};
 use crate::facts::file::{Opened, Place, name_of};
+use crate::facts::interpreter::Family;
 
 /// How many paths are held against one file.
 const TRIED: usize = 256;
@@ -25,6 +27,8 @@ pub(in crate::facts) struct Known {
     /// By the path that it leads to.
     by_place: HashMap<PathBuf, BTreeSet<PathBuf>>,
     stamps: BTreeMap<PathBuf, Option<Stamp>>,
+    /// What runs scripts that rules name, by its own path.
+    interpreters: BTreeSet<PathBuf>,
 }
 
 /// Differs when a path leads to another file, or the file or folder has changed.
@@ -78,6 +82,18 @@ impl Known {
         self.stamps
             .iter()
             .all(|(path, stamp)| Stamp::of(path) == *stamp)
+    }
+
+    pub(super) fn insert_interpreter(&mut self, path: PathBuf) {
+        self.interpreters.insert(path);
+    }
+
+    /// Whether a program is another one with other arguments, or under another name.
+    pub(in crate::facts) fn runs_others(&self, program: &Program) -> bool {
+        let is_known = |name: &str| is_multi_call(name) || Family::of_program(name).is_some();
+        let path = program.path.as_ref();
+        program.name.as_deref().is_some_and(is_known)
+            || path.is_some_and(|path| self.interpreters.contains(path))
     }
 
     /// A path that led to this file.

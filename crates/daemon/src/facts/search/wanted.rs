@@ -67,6 +67,9 @@ impl Wanted {
             }
             Identity::Desktop(id) | Identity::Any(id) => {
                 self.desktop.insert(id.clone());
+                // People write the name of the file.
+                self.desktop
+                    .extend(id.strip_suffix(".desktop").map(str::to_owned));
             }
             _ => {}
         }
