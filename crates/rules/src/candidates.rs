@@ -35,8 +35,14 @@ pub fn candidates(profiles: &Profiles) -> Candidates {
     for profile in profiles.iter().filter(|profile| profile.enabled) {
         found.by_user |= profile.owner.is_some() || !profile.overlays.is_empty();
         for rule in &profile.rules {
-            // Whose ancestor is no candidate is none of the tools either.
             found.add(rule, || format!("{}: {}", profile.id, rule.identifier));
+            for tool in &rule.tools {
+                // Below a candidate every program is one; which control group it is in has to be
+                // seen all the same.
+                let mut alone = Candidates::default();
+                alone.add(tool, String::new);
+                found.cgroup_names.append(&mut alone.cgroup_names);
+            }
             let conditions = std::iter::once(rule).chain(&rule.tools);
             found.by_user |= conditions.into_iter().any(|rule| rule.user.is_some());
         }
@@ -103,13 +109,13 @@ impl Candidates {
                     None => self.add_any(rule, label),
                 }
             }
-            Identity::Flatpak(id) => self.add_app(id, rule, label),
+            Identity::Flatpak(id) => self.add_app(id),
             Identity::Snap(name) => {
                 self.cgroup_names.insert(format!("snap.{name}"));
             }
-            Identity::Desktop(id) => self.add_desktop(id, rule, &label),
+            Identity::Desktop(id) => self.add_desktop(id),
             Identity::Any(id) => {
-                self.add_desktop(id, rule, &label);
+                self.add_desktop(id);
                 self.cgroup_names.insert(format!("snap.{id}"));
             }
             Identity::Name(_) => self.add_any(rule, label),
@@ -133,18 +139,15 @@ impl Candidates {
         self.paths.insert(path);
     }
 
-    fn add_desktop(&mut self, id: &str, rule: &Rule, label: &impl Fn() -> String) {
+    fn add_desktop(&mut self, id: &str) {
         for id in desktop_ids(id) {
-            self.add_app(id, rule, label);
+            self.add_app(id);
             self.desktop.insert(id.to_owned());
         }
     }
 
     /// The pieces of the names of scopes and services that desktops make.
-    fn add_app(&mut self, id: &str, rule: &Rule, label: impl Fn() -> String) {
-        if id.starts_with(['-', '@']) {
-            return self.add_any(rule, label);
-        }
+    fn add_app(&mut self, id: &str) {
         for id in [escape(id), id.to_owned()] {
             // An id that was not escaped is cut at its dashes.
             let piece = id.split(['-', '@']).next().unwrap_or_default();

@@ -1,7 +1,7 @@
 mod finding;
 mod held;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::candidates::cgroup_name;
@@ -109,7 +109,8 @@ pub fn claims(profiles: &Profiles, app: &App, inherited: &Claims) -> Claims {
             };
             claims.insert(Claim::new(profile, rule, tool));
         });
-        if profile.overlays.contains_key(&app.user.id) && claims.name(profile) {
+        let is_changed = profile.enabled && profile.overlays.contains_key(&app.user.id);
+        if is_changed && claims.name(profile) {
             claims.user = Some(app.user.id);
         }
     }
@@ -118,7 +119,8 @@ pub fn claims(profiles: &Profiles, app: &App, inherited: &Claims) -> Claims {
 
 /// Whether a process is of the same class whenever it executes this file under this name, in this
 /// control group if that is among [`crate::Candidates`], as this user, and with the same claims
-/// inherited: no rule that could name it looks at more than that.
+/// inherited: no rule that could name it looks at more than that. A file with links in several
+/// directories counts as being where it was seen first.
 ///
 /// Not for interpreters: what they come to depends on the script, and only the caller knows what is
 /// one.
@@ -134,21 +136,26 @@ pub fn is_settled(profiles: &Profiles, app: &App) -> bool {
 }
 
 fn is_settled_by(rule: &Rule, facts: &Facts<'_>) -> bool {
+    let path = facts.programs.first().and_then(|seen| seen.path.as_deref());
     let is_identity_settled = match &rule.identity {
         // The same file may be seen elsewhere, where the host does not see it here.
-        Identity::Paths(_) => facts.programs.iter().all(|seen| seen.path.is_some()),
+        Identity::Paths(_) => path.is_some(),
         Identity::Unit(_) | Identity::UserUnit(_) | Identity::Cgroup(_) => {
             cgroup_name(&rule.identity).is_some()
         }
-        // Several of them may have a file in common.
+        // Several of them may have a file in common, and it may be executed outside of them.
         Identity::Flatpak(_) | Identity::Snap(_) | Identity::Any(_) => {
             let is_shared = |bundle: &Bundle| !matches!(bundle, Bundle::Desktop(_));
-            !facts.app.bundles.iter().any(is_shared)
+            let is_apart = |path: &str| !path.split('/').any(|part| STORES.contains(&part));
+            path.is_some_and(is_apart) && !facts.app.bundles.iter().any(is_shared)
         }
         Identity::Wrapper(_) | Identity::Name(_) | Identity::Path(_) | Identity::Desktop(_) => true,
     };
     is_identity_settled && !(rule.is_volatile() && rule.identity.is_of(facts))
 }
+
+/// Directories that hold the files of Flatpaks and snaps.
+const STORES: [&str; 2] = ["flatpak", "snap"];
 
 /// Holds each rule of a profile, and each of its tools, against an app.
 fn each<'a>(
@@ -233,27 +240,29 @@ impl fmt::Display for Claim {
 /// In short: `work: exe:curl, exe:git; dev: tools of terminal`.
 impl fmt::Display for Claims {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let wrapper = self.wrapper.iter().map(|id| (id, format!("wrapper:{id}")));
-        let rules = self
-            .rules
-            .iter()
-            .map(|claim| (&claim.profile, claim.label()));
-        let below = self
-            .below
-            .iter()
-            .map(|claim| (&claim.profile, format!("tools of {}", claim.rule)));
-        let mut last = None;
-        for (profile, label) in wrapper.chain(rules).chain(below) {
-            match last {
-                Some(last) if last == profile => write!(f, ", {label}")?,
-                Some(_) => write!(f, "; {profile}: {label}")?,
-                None => write!(f, "{profile}: {label}")?,
-            }
-            last = Some(profile);
+        let mut labels: BTreeMap<_, Vec<String>> = BTreeMap::new();
+        if let Some(profile) = &self.wrapper {
+            labels
+                .entry(profile)
+                .or_default()
+                .push(format!("wrapper:{profile}"));
         }
-        match last {
-            Some(_) => Ok(()),
-            None => f.write_str("unmanaged"),
+        for claim in &self.rules {
+            labels
+                .entry(&claim.profile)
+                .or_default()
+                .push(claim.label());
+        }
+        for claim in &self.below {
+            let label = format!("tools of {}", claim.rule);
+            labels.entry(&claim.profile).or_default().push(label);
+        }
+        let each = labels
+            .iter()
+            .map(|(profile, labels)| format!("{profile}: {}", labels.join(", ")));
+        match labels.is_empty() {
+            true => f.write_str("unmanaged"),
+            false => f.write_str(&each.collect::<Vec<_>>().join("; ")),
         }
     }
 }

@@ -117,6 +117,9 @@ pub enum InvalidIdentity {
     /// A pattern where one id is meant.
     #[error("the id must not hold *, ? or [")]
     Wildcard,
+    /// An id that no unit could be named for.
+    #[error("the id must not begin with - or @")]
+    Sign,
     /// A blank at either end, or a control character.
     #[error("the name must not begin or end with a blank, nor hold a control character")]
     Blank,
@@ -182,6 +185,7 @@ const KINDS: [&str; 6] = [".service", ".scope", ".slice", ".socket", ".mount", "
 fn cgroup(named: &str) -> Result<String, InvalidIdentity> {
     match named.trim_end_matches('/') {
         "" => Ok("/".to_owned()),
+        path if path.trim_end() != path => Err(InvalidIdentity::Blank),
         path => check_path(path).map(|()| path.to_owned()),
     }
 }
@@ -190,6 +194,7 @@ fn id(text: &str) -> Result<String, InvalidIdentity> {
     match text {
         _ if text.contains('/') => Err(InvalidIdentity::Slash),
         _ if text.contains(WILDCARDS) => Err(InvalidIdentity::Wildcard),
+        _ if text.starts_with(['-', '@']) => Err(InvalidIdentity::Sign),
         _ => Ok(text.to_owned()),
     }
 }

@@ -7,7 +7,7 @@ use glob::{MatchOptions, Pattern};
 use crate::InvalidIdentity;
 
 /// A pattern of `*`, `?` and `[…]`; without any of them, the text itself. None of them stands for a
-/// `/`; a part `**` between slashes stands for any number of parts.
+/// `/`; `**` between slashes stands for any number of parts, and for one at least where it is the last.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Glob {
     text: String,
@@ -62,6 +62,9 @@ fn is_like(parts: &[Part], text: &str) -> bool {
         require_literal_separator: false,
         require_literal_leading_dot: false,
     };
+    if let [Part::Like(pattern)] = parts {
+        return !text.contains('/') && pattern.matches_with(text, options);
+    }
     let texts: Vec<&str> = text.split('/').collect();
     let (mut part, mut at) = (0, 0);
     // Where the last `**` stands, and how far it reaches.
@@ -84,7 +87,7 @@ fn is_like(parts: &[Part], text: &str) -> bool {
             (_, None) => return false,
         }
     }
-    parts[part..].iter().all(|part| *part == Part::Any)
+    part == parts.len()
 }
 
 impl FromStr for Glob {

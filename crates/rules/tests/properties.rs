@@ -378,34 +378,37 @@ fn steps_read_as_sentences() {
         steps(&profile, &app, "example.org", State::Connected),
         [
             "relay through corp",
-            "corp: claimed by wrapper:corp, relays",
+            "corp: claimed by wrapper:corp, and the profile relays",
         ],
     );
     is(
         steps(&profile, &app, "www.example.com", State::Connected),
         [
             "direct: corp excludes example.com",
-            "corp: claimed by wrapper:corp, excludes example.com",
+            "corp: claimed by wrapper:corp, and the profile excludes example.com",
         ],
     );
     is(
         steps(&profile, &app, "example.org", State::Connecting),
         [
             "refuse: corp is connecting",
-            "corp: claimed by wrapper:corp, connecting, so it refuses",
+            "corp: claimed by wrapper:corp, and the profile is connecting, so it refuses",
         ],
     );
     is(
         steps(&profile, &App::default(), "example.org", State::Connected),
         [
-            "direct: no profile claims the app",
+            "direct: no rule of any profile names the app",
             "corp: no rule names the app",
         ],
     );
     profile.enabled = false;
     is(
         steps(&profile, &app, "example.org", State::Connected),
-        ["refuse: corp is disabled or gone", "corp: disabled"],
+        [
+            "refuse: the app was started under corp, which is disabled or gone",
+            "corp: passed over, it has Enabled: false",
+        ],
     );
 }
 

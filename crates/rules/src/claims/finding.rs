@@ -80,7 +80,7 @@ fn sentence(
         Found::Not(Mismatch::Path) => {
             let wanted = asked.path.as_deref().unwrap_or("".as_ref()).display();
             format!(
-                "wants the program at Path {wanted}, and it is {}",
+                "wants the program at Path {wanted}, and the app is {}",
                 programs(facts)
             )
         }
@@ -128,13 +128,13 @@ fn kind_of(identity: &Identity, facts: &Facts<'_>) -> String {
             Some(cgroup) => format!("is in {cgroup}"),
             None => "is in no known control group".to_owned(),
         },
-        Identity::Flatpak(_) => bundles(facts, "Flatpak", |b| matches!(b, Bundle::Flatpak(_))),
-        Identity::Snap(_) => bundles(facts, "snap", |b| matches!(b, Bundle::Snap(_))),
-        Identity::Desktop(_) => bundles(facts, "known desktop entry", |b| {
+        Identity::Flatpak(_) => bundles(facts, "such Flatpak", |b| matches!(b, Bundle::Flatpak(_))),
+        Identity::Snap(_) => bundles(facts, "such snap", |b| matches!(b, Bundle::Snap(_))),
+        Identity::Desktop(_) => bundles(facts, "such desktop entry", |b| {
             matches!(b, Bundle::Desktop(_))
         }),
         Identity::Any(id) => {
-            let is = bundles(facts, "Flatpak, snap or known desktop entry", |_| true);
+            let is = bundles(facts, "such Flatpak, snap or desktop entry", |_| true);
             format!("{is}; an executable of this name would be exe:{id}")
         }
     }
@@ -154,11 +154,14 @@ fn programs(facts: &Facts<'_>) -> String {
 }
 
 fn bundles(facts: &Facts<'_>, what: &str, is_meant: impl Fn(&Bundle) -> bool) -> String {
-    let found = facts.bundles.iter().filter(|bundle| is_meant(bundle));
+    let found = facts.app.bundles.iter().filter(|bundle| is_meant(bundle));
     let found: Vec<_> = found.map(ToString::to_string).collect();
-    match &*found {
-        [] => format!("is no {what}"),
-        found => format!("is {}", found.join(" or ")),
+    // A name of a unit can be read in several ways: people do that better.
+    let unit = facts.user_units.last().or(facts.system_units.last());
+    match (&*found, unit) {
+        ([], None) => format!("is no {what}"),
+        ([], Some(unit)) => format!("is no {what} (its unit is {unit})"),
+        (found, _) => format!("is {}", found.join(" and ")),
     }
 }
 

@@ -17,14 +17,20 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Why::Loopback => f.write_str("the target is this machine"),
-            Why::Unmanaged => f.write_str("no profile claims the app"),
+            Why::Unmanaged => f.write_str("no rule of any profile names the app"),
             Why::Excluded(profile, exclusion) => write!(f, "{profile} excludes {exclusion}"),
             Why::OtherDomain(profile) => {
-                write!(f, "{profile} claims the app for other names alone")
+                write!(
+                    f,
+                    "{profile} names the app for other targets alone (MatchDomains)"
+                )
             }
             Why::OnDemand(profile) => write!(f, "{profile} is not needed on this network"),
             Why::NotConnected(profile, state) => write!(f, "{profile} is {state}"),
-            Why::NotInForce(profile) => write!(f, "{profile} is disabled or gone"),
+            Why::NotInForce(profile) => write!(
+                f,
+                "the app was started under {profile}, which is disabled or gone"
+            ),
         }
     }
 }
@@ -46,19 +52,22 @@ impl fmt::Display for Step {
             write!(f, "claimed by {rule}, ")?;
         }
         match &self.outcome {
-            Outcome::Disabled => f.write_str("disabled"),
+            Outcome::Disabled => f.write_str("passed over, it has Enabled: false"),
             Outcome::NoRule => f.write_str("no rule names the app"),
             Outcome::OtherDomain => {
-                f.write_str("claims the app for other names alone (MatchDomains)")
+                f.write_str("its rules name the app for other targets alone (MatchDomains)")
             }
-            Outcome::Excluded(exclusion) => write!(f, "excludes {exclusion}"),
-            Outcome::OnDemand => f.write_str("not needed on this network"),
-            Outcome::Relay => f.write_str("relays"),
+            Outcome::Excluded(exclusion) => write!(f, "and the profile excludes {exclusion}"),
+            Outcome::OnDemand => f.write_str("and the profile is not needed on this network"),
+            Outcome::Relay => f.write_str("and the profile relays"),
             Outcome::NotConnected(state, UnavailableAction::Drop) => {
-                write!(f, "{state}, so it refuses")
+                write!(f, "and the profile is {state}, so it refuses")
             }
             Outcome::NotConnected(state, UnavailableAction::Direct) => {
-                write!(f, "{state}, and its UnavailableAction is Direct")
+                write!(
+                    f,
+                    "and the profile is {state}; its UnavailableAction is Direct"
+                )
             }
         }
     }
