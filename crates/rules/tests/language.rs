@@ -1,8 +1,6 @@
 //! The texts by which rules name apps, users and files: every text is read or refused, and what is
 //! printed is read back.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use offramp_rules::{
     Glob, Identity, InvalidIdentity, InvalidUser, Program, Requirement, User, UserCondition,
 };

@@ -1,6 +1,7 @@
 //! How long decisions take with 200 profiles of 25 rules each; prints what it measures.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::print_stdout, reason = "what is measured is told")]
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -12,7 +13,10 @@ use offramp_rules::{
     is_settled,
 };
 
-fn profile(number: u32, identity: fn(u32) -> String) -> Profile {
+/// Names the app of the rule of this number.
+type Namer = fn(u32) -> String;
+
+fn profile(number: u32, identity: Namer) -> Profile {
     let rules = (0..25).map(|rule| Rule {
         domains: match rule % 5 {
             0 => vec![DomainName::parse(&format!("d{rule}.example.com")).unwrap()],
@@ -77,7 +81,7 @@ fn with_200_profiles_and_5000_rules() {
         )),
         ..App::default()
     };
-    let kinds: [(&str, fn(u32) -> String); 5] = [
+    let kinds: [(&str, Namer); 5] = [
         ("mixed", mixed),
         ("names", |number| format!("exe:program-{number}")),
         ("paths", |number| format!("exe:/usr/bin/program-{number}")),
