@@ -3,8 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use offramp_profile::{Profile, read};
-use offramp_rules::Layer;
+use std::path::Path;
+
+use offramp_profile::{Profile, read, read_user};
+use offramp_rules::{DomainName, Identity, Layer, Overlay, UserCondition};
 use serde_json::{Value, json};
 
 fn base() -> Value {
@@ -31,7 +33,7 @@ fn base() -> Value {
 
 /// The one profile, without the text it was made from.
 fn profile(value: &Value) -> Profile {
-    let mut profile = read(&value.to_string(), None, Layer::User)
+    let mut profile = read(&value.to_string(), None, Layer::Recommended)
         .unwrap()
         .remove(0);
     profile.source.text = "".into();
@@ -68,6 +70,7 @@ fn every_key_has_an_effect() {
     shows("/Payload/AllowInbound", json!(true));
     shows("/Payload/UnavailableAction", json!("Direct"));
     shows("/Payload/ExcludedDomains", json!(["example.com"]));
+    shows("/Payload/UserOverridableKeys", json!(["ExcludedDomains"]));
     shows(
         "/Payload/NetworkRouting/ExcludedRoutes",
         json!(["10.0.0.0/8"]),
@@ -106,8 +109,149 @@ fn every_key_in_a_list_has_an_effect() {
         "/Payload/AppRules",
         json!([{ "SigningIdentifier": "wrapper:b" }]),
     );
-    let named = json!([{ "Identifier": "n", "SigningIdentifier": "wrapper:a" }]);
-    shows("/Payload/AppRules", named);
+    for (key, value) in [
+        ("Identifier", json!("n")),
+        ("Path", json!("/usr/bin/a")),
+        ("DesignatedRequirement", json!("owner = \"root\"")),
+        ("User", json!("alice")),
+        ("MatchDomains", json!(["example.com"])),
+        ("MatchTools", json!([{ "SigningIdentifier": "exe:curl" }])),
+    ] {
+        let mut rule = json!({ "SigningIdentifier": "wrapper:a" });
+        rule[key] = value.clone();
+        shows("/Payload/AppRules", json!([rule]));
+        if key != "MatchTools" {
+            let tool =
+                |tool: Value| json!([{ "SigningIdentifier": "exe:sh", "MatchTools": [tool] }]);
+            let plain = tool(json!({ "SigningIdentifier": "wrapper:a" }));
+            assert_ne!(
+                profile(&with("/Payload/AppRules", tool(rule))),
+                profile(&with("/Payload/AppRules", plain)),
+                "{key} of a tool is forgotten"
+            );
+        }
+    }
+}
+
+#[test]
+fn rules_are_read_as_they_are_written() {
+    let written = json!([{
+        "Identifier": "terminal",
+        "SigningIdentifier": "app:org.gnome.Terminal",
+        "Path": "/usr/libexec/gnome-terminal-server",
+        "DesignatedRequirement": "owner = root and not sha256 = \"ab\"".replace("ab", &"ab".repeat(32)),
+        "User": "@wheel",
+        "MatchDomains": ["Example.COM."],
+        "MatchTools": [
+            { "SigningIdentifier": "exe:curl", "User": "1000-1999", "MatchDomains": ["b.example"] },
+            { "SigningIdentifier": "exe:/usr/bin/w*" },
+        ],
+    }]);
+    let found = profile(&with("/Payload/AppRules", written));
+    let rule = &found.rules.rules[0];
+    assert_eq!(rule.identifier, "terminal");
+    assert_eq!(rule.identity, "app:org.gnome.Terminal".parse().unwrap());
+    assert_eq!(
+        rule.path.as_deref(),
+        Some(Path::new("/usr/libexec/gnome-terminal-server"))
+    );
+    let requirement = rule.requirement.as_ref().unwrap().to_string();
+    assert!(
+        requirement.starts_with("owner = \"root\" and not sha256 = \"abab"),
+        "{requirement}"
+    );
+    assert_eq!(
+        rule.user,
+        Some(UserCondition::GroupName("wheel".to_owned()))
+    );
+    assert_eq!(rule.domains, [DomainName::parse("example.com").unwrap()]);
+    let [curl, other] = &*rule.tools else {
+        panic!("{:?}", rule.tools);
+    };
+    assert_eq!(
+        (&*curl.identifier, &*other.identifier),
+        ("exe:curl", "exe:/usr/bin/w*")
+    );
+    assert_eq!(curl.user, Some(UserCondition::Ids(1000, 1999)));
+    assert_eq!(curl.domains, [DomainName::parse("b.example").unwrap()]);
+    assert!(matches!(other.identity, Identity::Paths(_)));
+}
+
+#[test]
+fn equal_rules_are_told_apart() {
+    let names = |rules: Value| -> Vec<String> {
+        let found = profile(&with("/Payload/AppRules", rules));
+        let rules = found.rules.rules.into_iter();
+        rules.map(|rule| rule.identifier).collect()
+    };
+    let rule = |name: Option<&str>| match name {
+        Some(name) => json!({ "Identifier": name, "SigningIdentifier": "exe:a" }),
+        None => json!({ "SigningIdentifier": "exe:a" }),
+    };
+    assert_eq!(
+        names(json!([rule(None), rule(Some("x")), rule(None), rule(None)])),
+        ["exe:a", "x", "exe:a#2", "exe:a#3"]
+    );
+    // A name that somebody has given stays.
+    assert_eq!(
+        names(json!([
+            rule(Some("x")),
+            rule(Some("x")),
+            rule(Some("x#2")),
+            rule(Some("x"))
+        ])),
+        ["x", "x#3", "x#2", "x#4"]
+    );
+    let many: Vec<_> = (0..5000).map(|_| rule(None)).collect();
+    let names = names(json!(many));
+    let apart: std::collections::BTreeSet<_> = names.iter().collect();
+    assert_eq!(apart.len(), 5000);
+    let tools = json!([{ "SigningIdentifier": "exe:sh", "MatchTools": [rule(None), rule(None)] }]);
+    let found = profile(&with("/Payload/AppRules", tools));
+    assert_eq!(found.rules.rules[0].tools[1].identifier, "exe:a#2");
+}
+
+#[test]
+fn rules_have_a_number() {
+    let rules = |count: usize, tools: usize| {
+        let mut rules = vec![json!({ "SigningIdentifier": "exe:a" }); count];
+        rules[0]["MatchTools"] = json!(vec![json!({ "SigningIdentifier": "exe:b" }); tools]);
+        read(
+            &with("/Payload/AppRules", json!(rules)).to_string(),
+            None,
+            Layer::Managed,
+        )
+    };
+    assert!(rules(4990, 10).is_ok());
+    let problems = rules(4991, 10).unwrap_err();
+    assert_eq!(
+        problems[0].message,
+        "has 5001 rules and tools, and may have 5000"
+    );
+    assert_eq!(problems[0].key_path, "Payload.AppRules");
+}
+
+#[test]
+fn every_key_of_an_overlay_has_an_effect() {
+    let overlay = |payload: Value| {
+        let text = json!({
+            "Type": "org.offramp.overlay", "Identifier": "a", "PayloadVersion": 1,
+            "PayloadDescription": "text", "PayloadDisplayName": "text", "Payload": payload,
+        });
+        let (profiles, mut overlays) = read_user(text.to_string().as_bytes(), None, 1000).unwrap();
+        assert!(profiles.is_empty() && overlays.len() == 1);
+        overlays.remove(0).overlay
+    };
+    let empty = overlay(json!({}));
+    assert_eq!(empty, Overlay::default());
+    for payload in [
+        json!({ "ExcludedDomains": ["a.example"] }),
+        json!({ "NetworkRouting": { "ExcludedRoutes": ["10.0.0.0/8"] } }),
+        json!({ "NetworkRouting": { "ExcludeLocalNetworks": false } }),
+        json!({ "UnavailableAction": "Drop" }),
+    ] {
+        assert_ne!(overlay(payload.clone()), empty, "{payload} is forgotten");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use offramp_profile::{Problem, read, read_bytes};
+use offramp_profile::{Problem, read, read_bytes, read_user};
 use offramp_rules::Layer;
 
 /// Write the messages anew with `OFFRAMP_REGENERATE=1 cargo test -p offramp-profile`, and read
@@ -14,24 +14,10 @@ use offramp_rules::Layer;
 #[test]
 fn bad_files_are_told_what_is_wrong_and_where() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bad");
-    let mut seen = 0;
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_none_or(|extension| extension != "json") {
-            continue;
-        }
-        let name = Path::new(path.file_name().unwrap());
-        let text = fs::read_to_string(&path).unwrap();
-        let told = list(&read(&text, Some(name), Layer::Managed).unwrap_err());
-        let expected = path.with_extension("txt");
-        if std::env::var_os("OFFRAMP_REGENERATE").is_some() {
-            fs::write(&expected, &told).unwrap();
-        }
-        assert_eq!(told, fs::read_to_string(&expected).unwrap());
-        assert!(!told.contains("hunter2"), "a secret is shown");
-        seen += 1;
-    }
-    assert!(seen >= 17, "only {seen} files were found");
+    let seen = each(&directory, |text, name| {
+        list(&read(text, Some(name), Layer::Managed).unwrap_err())
+    });
+    assert!(seen >= 20, "only {seen} files were found");
 }
 
 fn list(problems: &[Problem]) -> String {
@@ -40,6 +26,37 @@ fn list(problems: &[Problem]) -> String {
         writeln!(text, "{} {problem}", problem.code).unwrap();
     }
     text
+}
+
+/// Users' files in `tests/bad/users/` likewise.
+#[test]
+fn bad_files_of_users_are_told_what_is_wrong_and_where() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bad/users");
+    let seen = each(&directory, |text, name| {
+        list(&read_user(text.as_bytes(), Some(name), 1000).unwrap_err())
+    });
+    assert!(seen >= 2, "only {seen} files were found");
+}
+
+/// Holds what is told of every file against the text beside it; returns how many there were.
+fn each(directory: &Path, tell: impl Fn(&str, &Path) -> String) -> usize {
+    let mut seen = 0;
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let name = Path::new(path.file_name().unwrap());
+        let told = tell(&fs::read_to_string(&path).unwrap(), name);
+        let expected = path.with_extension("txt");
+        if std::env::var_os("OFFRAMP_REGENERATE").is_some() {
+            fs::write(&expected, &told).unwrap();
+        }
+        assert_eq!(told, fs::read_to_string(&expected).unwrap());
+        assert!(!told.contains("hunter2"), "a secret is shown");
+        seen += 1;
+    }
+    seen
 }
 
 #[track_caller]
