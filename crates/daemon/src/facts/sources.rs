@@ -84,9 +84,14 @@ pub(super) fn started(start: &Start<'_>) -> Option<Source> {
 /// A process that is gone, or runs something else: the program where the event or the rules tell it.
 pub(super) fn told(start: &Start<'_>, known: &Known) -> Option<Source> {
     let is_it = |opened: &Opened| opened.id == Some(start.file);
-    let given = Some(Path::new(start.filename))
-        .filter(|path| path.is_absolute())
-        .and_then(|path| Opened::named(path).ok());
+    // What it runs by now was started in the same folder, most likely.
+    let process = Running::open(start.pid);
+    let open = |path: &Path| match (path.is_absolute(), &process) {
+        (true, _) => Opened::named(path).ok(),
+        (false, Some(process)) => process.file(path).ok(),
+        (false, None) => None,
+    };
+    let given = open(Path::new(start.filename));
     let interpreter = given
         .as_ref()
         .filter(|opened| !is_it(opened))
@@ -103,10 +108,7 @@ pub(super) fn told(start: &Start<'_>, known: &Known) -> Option<Source> {
         filename: Some(start.filename),
         arguments: start.arguments,
     };
-    let script = run.script(|path| match path.is_absolute() {
-        true => Opened::named(path).ok(),
-        false => None,
-    });
+    let script = run.script(open);
     Some(Source {
         uid: start.uid,
         gid: start.gid,
