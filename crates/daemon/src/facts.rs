@@ -149,26 +149,20 @@ impl Facts {
     }
 
     /// Whether the same program is the same app whenever it is started by the same path: the host
-    /// sees it there, and it runs no scripts.
+    /// sees it there, and it is not another app with other arguments or under another name.
     pub(crate) fn is_by_path(&self, exec: &Exec, app: &App) -> bool {
-        let runs_scripts = |name: &str| interpreter::Family::of_program(name).is_some();
-        exec.filename.starts_with('/')
-            && !exec.filename.starts_with("/dev/fd/")
-            && app.executable.as_ref().is_some_and(|program| {
-                program.path.is_some() && !program.name.iter().any(|name| runs_scripts(name))
-            })
+        self.is_settled_by(&exec.filename, app)
     }
 
-    /// Whether the executable of this app is another app with other arguments: an interpreter, or a
-    /// program of many names. No verdict about such a one holds for the next start of it.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "verdicts are to ask before they are kept")
-    )]
-    pub(crate) fn runs_others(&self, app: &App) -> bool {
-        let executable = app.executable.as_ref();
-        app.script.is_some()
-            || executable.is_some_and(|program| self.learned().known.runs_others(program))
+    fn is_settled_by(&self, filename: &str, app: &App) -> bool {
+        let learned = self.learned();
+        filename.starts_with('/')
+            && !filename.starts_with("/dev/fd/")
+            && !filename.starts_with("/proc/")
+            && app.script.is_none()
+            && app.executable.as_ref().is_some_and(|program| {
+                program.path.is_some() && !learned.known.runs_others(program)
+            })
     }
 
     /// All processes that run a program.

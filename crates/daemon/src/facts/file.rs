@@ -93,6 +93,19 @@ impl Opened {
         }
     }
 
+    /// The same with an identity that was found otherwise, if it was.
+    pub(super) fn known_as(self, id: Option<FileId>) -> Self {
+        Self {
+            id: id.or(self.id),
+            ..self
+        }
+    }
+
+    /// Whether it was opened on a mount that the daemon sees.
+    pub(super) fn is_on_mount_of_host(&self) -> bool {
+        self.file.as_ref().is_some_and(mounts::is_of_host)
+    }
+
     pub(super) fn owner(&self) -> Option<u32> {
         self.metadata.as_ref().map(MetadataExt::uid)
     }
@@ -125,7 +138,7 @@ impl Opened {
     /// Where it is. The kernel's own text is believed only where the host sees the file there, or
     /// where the file is on a mount of the host and its name was deleted.
     pub(super) fn place(&self) -> Place {
-        let Some((file, link)) = self.link() else {
+        let Some(link) = self.link() else {
             return Place {
                 name: self.lost.clone(),
                 ..Place::default()
@@ -135,7 +148,7 @@ impl Opened {
             && let Ok(seen) = Self::at(&link)
             && seen.id == Some(id)
         {
-            let path = seen.link().map_or(link, |(_, path)| path);
+            let path = seen.link().unwrap_or(link);
             return Place {
                 name: name_of(&path),
                 path: Some(path),
@@ -149,14 +162,13 @@ impl Opened {
         let path = bare.unwrap_or(link);
         Place {
             name: memory_name(&path).or_else(|| name_of(&path)),
-            path: mounts::is_of_host(file).then_some(path),
+            path: self.is_on_mount_of_host().then_some(path),
             is_gone: true,
         }
     }
 
-    fn link(&self) -> Option<(&File, PathBuf)> {
-        let file = self.file.as_ref()?;
-        Some((file, fs::read_link(descriptor(file)).ok()?))
+    fn link(&self) -> Option<PathBuf> {
+        fs::read_link(descriptor(self.file.as_ref()?)).ok()
     }
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AtFlags, OFlag, ResolveFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, fstatat};
+use offramp_intercept::FileId;
 
 use super::Process;
 use super::{file::Opened, mounts};
@@ -19,6 +20,7 @@ const THREADS: usize = 64;
 /// A process that was found alive. The folder of a process tells nothing of another one that gets
 /// the number later.
 pub(super) struct Running {
+    pid: u32,
     folder: File,
     /// The thread to ask below the folder: the first one may have ended before the others.
     thread: PathBuf,
@@ -46,6 +48,7 @@ impl Running {
         let is_running = |thread: &Path| readlinkat(&folder, &thread.join("exe")).is_ok();
         if is_running(Path::new("")) {
             return Some(Self {
+                pid,
                 folder,
                 thread: PathBuf::new(),
             });
@@ -55,12 +58,23 @@ impl Running {
             .take(THREADS)
             .filter_map(|thread| Some(Path::new("task").join(thread.ok()?.file_name())))
             .find(|thread| is_running(thread))?;
-        Some(Self { folder, thread })
+        Some(Self {
+            pid,
+            folder,
+            thread,
+        })
     }
 
     /// The file that it executes.
     pub(super) fn executable(&self) -> io::Result<Opened> {
-        Opened::from_handle(self.handle("exe")?)
+        let opened = Opened::from_handle(self.handle("exe")?)?;
+        if opened.is_on_mount_of_host() {
+            return Ok(opened);
+        }
+        // Files of other mounts are told apart with the process's own list of them.
+        let id = FileId::of_executable(self.pid).ok();
+        let is_alive = readlinkat(&self.folder, &self.thread.join("exe")).is_ok();
+        Ok(opened.known_as(id.filter(|_| is_alive)))
     }
 
     /// What the program was given, as it says now.

@@ -33,7 +33,7 @@ impl Running {
         let output = self.0.stdout.as_mut().expect("it is piped");
         let mut octet = [0];
         loop {
-            std::io::Read::read_exact(output, &mut octet).expect("it says a line");
+            io::Read::read_exact(output, &mut octet).expect("it says a line");
             if octet[0] == b'\n' {
                 return;
             }
@@ -42,7 +42,7 @@ impl Running {
 
     fn say(&mut self, line: &str) {
         let input = self.0.stdin.as_mut().expect("it is piped");
-        std::io::Write::write_all(input, format!("{line}\n").as_bytes()).expect("it listens");
+        io::Write::write_all(input, format!("{line}\n").as_bytes()).expect("it listens");
     }
 
     fn pid(&self) -> u32 {

@@ -10,7 +10,7 @@ use offramp_rules::{App, Candidates, Identity, Profiles, Requirement, Rule, User
 pub(in crate::facts) struct Wanted {
     /// What of a program that is being executed makes it worth asking.
     pub(super) interest: Asked,
-    /// These and all below are of conditions and tools too.
+    /// Names of programs; these and all below are of conditions and tools too.
     pub(super) names: BTreeSet<String>,
     pub(super) paths: BTreeSet<PathBuf>,
     pub(super) desktop: BTreeSet<String>,
@@ -35,7 +35,6 @@ impl Wanted {
     pub(in crate::facts) fn by(rules: &Profiles) -> Self {
         let found: Candidates = offramp_rules::candidates(rules);
         let mut wanted = Self {
-            names: found.names.clone(),
             paths: found.paths.clone(),
             desktop: found.desktop.clone(),
             interest: Asked {

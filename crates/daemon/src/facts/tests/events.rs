@@ -26,7 +26,7 @@ fn an_event_says_whose_and_what() {
     let folder = Folder::new();
     let app = folder.program("app");
     let (facts, _) = facts(&[&exe(&app)]);
-    let running = super::Running::start(&mut Command::new(&app));
+    let running = Running::start(&mut Command::new(&app));
     let found = facts
         .of_start(&event(running.pid(), id_of(&app), "./app", &[]))
         .expect("it runs");
@@ -42,7 +42,7 @@ fn arguments_are_those_of_the_event() {
     let (facts, _) = facts(&[&exe(&path)]);
     let shell = id_of(Path::new("/bin/sh"));
     // It has other arguments by now.
-    let running = super::Running::start(Command::new("/bin/sh").args(["-c", "read x"]));
+    let running = Running::start(Command::new("/bin/sh").args(["-c", "read x"]));
     let arguments = ["/bin/sh", text(&path)].map(str::to_owned);
     for filename in [text(&path), "/bin/sh"] {
         let found = facts.of_start(&event(running.pid(), shell, filename, &arguments));
@@ -66,7 +66,7 @@ fn a_process_may_have_gone_on() {
     let script = folder.script("tool", "#!/bin/sh\n");
     let other = folder.program("other");
     let (facts, _) = facts(&[&exe(&app)]);
-    let running = super::Running::start(&mut Command::new(&other));
+    let running = Running::start(&mut Command::new(&other));
     let gone = u32::MAX >> 1;
     for pid in [running.pid(), gone] {
         let of = |file, filename: &str, arguments: &[String]| {
@@ -104,7 +104,7 @@ fn a_process_was_where_the_event_says() {
     fs::create_dir(&group).expect("root may");
     let number = fs::metadata(&group).expect("it is there").ino();
     let (facts, _) = facts(&[]);
-    let running = super::Running::start(&mut Command::new("/usr/bin/cat"));
+    let running = Running::start(&mut Command::new("/usr/bin/cat"));
     let file = id_of(Path::new("/usr/bin/cat"));
     let place = |app: Option<App>| {
         app.and_then(|app| app.cgroup)

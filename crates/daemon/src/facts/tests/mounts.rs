@@ -3,18 +3,18 @@ use super::*;
 use offramp_rules::Bundle;
 
 /// Runs a shell's text, with `$1`, `$2`… as given, in mounts of its own, until it says a line.
-fn in_other_mounts(text: &str, paths: &[&Path]) -> super::Running {
+fn in_other_mounts(text: &str, paths: &[&Path]) -> Running {
     let mut command = Command::new("unshare");
     command
         .args(["--mount", "sh", "-ec", text, "sh"])
         .args(paths);
-    let mut running = super::Running::start(&mut command);
+    let mut running = Running::start(&mut command);
     running.say("ready");
     running.wait_for_line();
     running
 }
 
-fn executable(facts: &Facts, running: &super::Running) -> Program {
+fn executable(facts: &Facts, running: &Running) -> Program {
     let app = facts.of_process(running.pid()).expect("it runs");
     app.executable.expect("it has one")
 }
@@ -79,7 +79,7 @@ fn a_file_bound_elsewhere_is_the_same_file() {
     let other = folder.program("other");
     let (facts, _) = facts(&[&exe(&app)]);
     let _mounted = Mounted::new(&["--bind", app.to_str().expect("it is text")], &other);
-    let running = super::Running::start(&mut Command::new(&other));
+    let running = Running::start(&mut Command::new(&other));
     let program = executable(&facts, &running);
     assert_eq!(program.path.as_ref(), Some(&other));
     assert_eq!(program.known_as, BTreeSet::from([app.clone()]));
@@ -107,11 +107,11 @@ fn layers_have_files_of_their_own() {
     let mounted = Mounted::new(&["-t", "overlay", "none", "-o", &options], &point);
     let merged = point.join("app");
     let (facts, _) = facts(&[&exe(&merged)]);
-    let running = super::Running::start(&mut Command::new(&merged));
+    let running = Running::start(&mut Command::new(&merged));
     let program = executable(&facts, &running);
     assert_eq!(program.path.as_ref(), Some(&merged));
     assert_eq!(program.known_as, BTreeSet::from([merged.clone()]));
-    let below = super::Running::start(&mut Command::new(&lower));
+    let below = Running::start(&mut Command::new(&lower));
     assert!(executable(&facts, &below).known_as.is_empty());
     // An upgrade writes the upper layer.
     fs::remove_file(&merged).expect("it is there");
@@ -153,7 +153,7 @@ fn subvolumes_have_equal_numbers() {
         (&apps[0], BTreeSet::from([apps[0].clone()])),
         (&apps[1], BTreeSet::new()),
     ] {
-        let running = super::Running::start(&mut Command::new(app));
+        let running = Running::start(&mut Command::new(app));
         let program = executable(&facts, &running);
         assert_eq!(program.path.as_ref(), Some(app));
         assert_eq!(program.known_as, known);
@@ -209,7 +209,7 @@ fn a_changed_root_does_not_change_the_path() {
     let app = folder.program("root/opt/app");
     let (facts, _) = facts(&[&exe(&app)]);
     let mut command = Command::new("chroot");
-    let mut running = super::Running::start(command.args([&root, Path::new("/opt/app")]));
+    let mut running = Running::start(command.args([&root, Path::new("/opt/app")]));
     running.say("ready");
     running.wait_for_line();
     let program = executable(&facts, &running);

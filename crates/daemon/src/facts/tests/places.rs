@@ -30,7 +30,7 @@ fn a_path_may_lead_somewhere_later() {
     // Known at once, not only after a look.
     fs::remove_file(&path).expect("it is there");
     folder.program("app");
-    let running = super::Running::start(&mut Command::new(&path));
+    let running = Running::start(&mut Command::new(&path));
     let app = facts.of_process(running.pid()).expect("it runs");
     let known = app.executable.map(|program| program.known_as);
     assert_eq!(known, Some(BTreeSet::from([path])));
@@ -75,7 +75,7 @@ fn interpreters_are_many_programs() {
     let (facts, _) = facts(&[&exe(&script)]);
     let is = |path: &Path| {
         let app = facts.of_path(path, 0).expect("it is there");
-        facts.runs_others(&app)
+        !facts.is_settled_by(path.to_str().expect("it is text"), &app)
     };
     assert!(is(Path::new("/bin/sh")) && is(&interpreter) && is(&script));
     assert!(!is(Path::new("/usr/bin/cat")));

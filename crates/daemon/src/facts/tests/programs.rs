@@ -5,7 +5,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::*;
 
-fn executable(facts: &Facts, running: &super::Running) -> Program {
+fn executable(facts: &Facts, running: &Running) -> Program {
     let app = facts.of_process(running.pid()).expect("it runs");
     app.executable.expect("it has one")
 }
@@ -57,7 +57,7 @@ fn links_lead_to_a_file_and_copies_do_not() {
         (&copy, &copy, &BTreeSet::new()),
     ] {
         // What a program says of itself counts for nothing.
-        let running = super::Running::start(Command::new(start).arg0("/usr/bin/firefox"));
+        let running = Running::start(Command::new(start).arg0("/usr/bin/firefox"));
         let program = executable(&facts, &running);
         assert_eq!(program.path.as_ref(), Some(path), "{start:?}");
         assert_eq!(
@@ -72,7 +72,7 @@ fn links_lead_to_a_file_and_copies_do_not() {
 fn the_name_of_a_thread_counts_for_nothing() {
     let (facts, _) = facts(&["exe:firefox"]);
     let script = "echo firefox > /proc/self/comm; echo; read x";
-    let running = super::Running::start_and_wait(Command::new("/bin/sh").args(["-c", script]));
+    let running = Running::start_and_wait(Command::new("/bin/sh").args(["-c", script]));
     let program = executable(&facts, &running);
     assert_ne!(program.name.as_deref(), Some("firefox"));
     assert!(program.known_as.is_empty());
@@ -85,7 +85,7 @@ fn a_deleted_file_is_what_was_at_its_place() {
     let link = folder.at("bin/app");
     std::os::unix::fs::symlink(&app, &link).expect("there is room");
     let (facts, _) = facts(&[&exe(&link)]);
-    let running = super::Running::start(&mut Command::new(&link));
+    let running = Running::start(&mut Command::new(&link));
     // As an upgrade does.
     let new = folder.program("lib/app.new");
     fs::rename(new, &app).expect("one folder");
@@ -112,7 +112,7 @@ fn a_file_may_have_the_name_of_a_deleted_one() {
     let app = folder.program("app (deleted)");
     let bare = folder.program("app");
     let (facts, _) = facts(&[&exe(&bare)]);
-    let running = super::Running::start(&mut Command::new(&app));
+    let running = Running::start(&mut Command::new(&app));
     let program = executable(&facts, &running);
     assert_eq!(program.path.as_ref(), Some(&app));
     assert!(program.known_as.is_empty());
@@ -136,7 +136,7 @@ fn a_file_in_memory_has_a_name_alone() {
     drop(memory);
     let (facts, _) = facts(&["exe:firefox"]);
     let path = format!("/proc/self/fd/{}", reader.as_raw_fd());
-    let running = super::Running::start(&mut Command::new(path));
+    let running = Running::start(&mut Command::new(path));
     let program = executable(&facts, &running);
     assert_eq!(program.name.as_deref(), Some("memfd:firefox"));
     assert_eq!((program.path, program.known_as), (None, BTreeSet::new()));

@@ -2,7 +2,7 @@ use super::*;
 
 const WAIT: &str = "echo; read x";
 
-fn script(facts: &Facts, running: &super::Running) -> Option<Program> {
+fn script(facts: &Facts, running: &Running) -> Option<Program> {
     facts.of_process(running.pid()).expect("it runs").script
 }
 
@@ -36,7 +36,7 @@ fn a_script_is_told_however_it_is_run() {
         },
     ];
     for mut command in commands {
-        let running = super::Running::start_and_wait(&mut command);
+        let running = Running::start_and_wait(&mut command);
         let found = script(&facts, &running).unwrap_or_else(|| panic!("{command:?}"));
         assert_eq!(found.path.as_ref(), Some(&path), "{command:?}");
         assert_eq!(found.known_as, BTreeSet::from([path.clone()]));
@@ -46,7 +46,7 @@ fn a_script_is_told_however_it_is_run() {
             Some(&shell)
         );
     }
-    let running = super::Running::start_and_wait(Command::new("sh").args(["-c", WAIT, "tool.sh"]));
+    let running = Running::start_and_wait(Command::new("sh").args(["-c", WAIT, "tool.sh"]));
     assert_eq!(script(&facts, &running), None);
 }
 
@@ -60,10 +60,10 @@ fn a_script_may_have_an_interpreter_of_its_own() {
     // What prints a file stops where nobody reads.
     let mut command = Command::new(&path);
     command.arg("-");
-    let running = super::Running::start_and_wait(&mut command);
+    let running = Running::start_and_wait(&mut command);
     let found = script(&facts, &running).expect("it runs");
     assert_eq!(found.path.as_ref(), Some(&path));
-    let program = super::Running::start(Command::new(&interpreter).arg("-"));
+    let program = Running::start(Command::new(&interpreter).arg("-"));
     assert_eq!(script(&facts, &program), None);
 }
 
