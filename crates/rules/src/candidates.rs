@@ -10,7 +10,8 @@ use crate::{App, Glob, Identity, Profiles, Rule};
 /// that [`crate::claims`] finds by itself, not by inheritance, is a candidate; most candidates are
 /// in the end no app of any rule.
 ///
-/// Names and paths are those of scripts too. Whoever looks at what the kernel executes has to know
+/// Below the app of a rule with tools every program is worth asking, a candidate or not. Names and
+/// paths are those of scripts too. Whoever looks at what the kernel executes has to know
 /// the interpreters of such scripts besides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Candidates {

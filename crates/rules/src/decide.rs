@@ -97,14 +97,14 @@ pub enum Outcome {
     NotConnected(State, UnavailableAction),
 }
 
-/// Decides what happens to a flow to `target` of an app with these claims. Never fails, and depends on nothing but
-/// its arguments.
+/// Decides what happens to a flow to `target` of an app with these claims. Never fails, and depends
+/// on nothing but its arguments.
 pub fn decide(profiles: &Profiles, claims: &Claims, target: &Target, world: &World) -> Decision {
     decide_host(profiles, claims, &target.host, world)
 }
 
-/// Decides which way a name is for an app with these claims, for the answer to a lookup: a directly reachable name
-/// gets the system's answer, any other one an address that stands for the name.
+/// Decides which way a name is for an app with these claims, for the answer to a lookup: a directly
+/// reachable name gets the system's answer, any other one an address that stands for the name.
 pub fn decide_name(
     profiles: &Profiles,
     claims: &Claims,

@@ -368,7 +368,7 @@ fn is_seen_by_the_kernel(candidates: &Candidates, app: &App) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 1000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 500, ..ProptestConfig::default() })]
 
     #[test]
     fn what_rules_name_is_a_candidate(profiles in profiles(), mut app in app()) {
