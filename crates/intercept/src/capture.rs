@@ -20,12 +20,13 @@ use crate::class::{Class, ClassId, RETURN_CLASS};
 use crate::events::{Event, Events};
 use crate::interest::Asking;
 use crate::label::{Exec, Interest, Label, Labelled, Swept};
-use crate::maps::{Counter, Identity, MapError, Maps, from_word, read_label, read_rows, to_word};
+use crate::maps::{Counter, Identity, MapError, Maps, from_word, read_label, read_rows};
 use crate::namespace::Namespace;
 use crate::network::{Changes, ClassRoutes, Conflict, Network, NetworkError, Survey};
 use crate::programs::{self, LoadError, Loader, Places, skeleton::types};
 use crate::requirements::{Requirement, cgroup_root, kernel_version, requirements};
 use crate::sockets::Sockets;
+use crate::sweep::Sweeper;
 
 /// Where an instance keeps what must outlive its process.
 #[derive(Clone, Debug)]
@@ -96,6 +97,7 @@ const APPROVALS: usize = 4096;
 pub struct Capture {
     maps: Maps,
     asking: Asking,
+    sweeper: Sweeper,
     network: Mutex<Network>,
     namespace: Arc<Namespace>,
     classes: Mutex<BTreeMap<ClassId, Class>>,
@@ -149,6 +151,7 @@ impl Capture {
         let events = Events::open(&maps.events).map_err(StartError::Events)?;
         let capture = Self {
             asking: Asking::open(&pins)?,
+            sweeper: Sweeper::open(&pins)?,
             maps,
             network: Mutex::new(network),
             namespace,
@@ -295,31 +298,28 @@ impl Capture {
     }
 
     /// Gives running processes, each with the raw label that it is expected to have (0: none), a
-    /// class, or none. One whose label is another by now is left alone. Returns how many have it.
+    /// class, or none. One whose label is another by now is left alone. Returns how many have what
+    /// was asked for. What they start meanwhile may carry the label of before: look again.
     pub fn relabel(&self, changes: &[(u32, u64, Option<ClassId>)]) -> Result<usize, StartError> {
-        let mut done = 0;
-        for (pid, expected, class) in changes {
-            let Ok(process) = open_process(*pid) else {
-                continue;
-            };
-            let raw = self.maps.label(process.as_fd())?.map_or(0, to_word);
-            if raw != *expected {
-                continue;
-            }
-            let label = types::label {
-                class: class.map_or(0, ClassId::number),
-                from: 0,
-                exec: from_word(raw).exec,
-            };
-            self.maps.set_label(process.as_fd(), label)?;
-            done += 1;
-        }
-        Ok(done)
+        let changes: Vec<_> = changes
+            .iter()
+            .map(|(pid, expected, class)| {
+                let label = types::label {
+                    class: class.map_or(0, ClassId::number),
+                    from: 0,
+                    exec: from_word(*expected).exec,
+                };
+                (*pid, *expected, label)
+            })
+            .collect();
+        self.sweeper.relabel(&changes)
     }
 
-    /// Brings the open sockets of all processes under what these carry.
+    /// Brings the open sockets of all processes in this network namespace under what these carry:
+    /// direct flows of captured processes end (the program sees ECONNABORTED) where the class does
+    /// not let them be direct, and sockets of classes that end are given back.
     pub fn sweep(&self) -> Result<Swept, StartError> {
-        Ok(Swept::default())
+        self.sweeper.sweep()
     }
 
     /// Whose an accepted TCP flow is. To be asked once for each flow; none: reset it.
@@ -570,7 +570,7 @@ fn load(
 }
 
 #[expect(unsafe_code, reason = "calls pidfd_open")]
-fn open_process(pid: u32) -> io::Result<OwnedFd> {
+pub(crate) fn open_process(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: the call takes no pointers.
     let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     match i32::try_from(opened) {

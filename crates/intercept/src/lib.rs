@@ -17,6 +17,7 @@ mod network;
 mod programs;
 mod requirements;
 mod sockets;
+mod sweep;
 
 pub use capture::{Capture, Config, StartError};
 pub use class::{Class, ClassId, MARK_MASK};

@@ -113,6 +113,8 @@ plain!(
     types::verdict,
     types::label,
     Row,
+    types::relabel,
+    types::sweep,
     types::tuple,
     types::prefix,
     u32,

@@ -145,7 +145,15 @@ impl Loader {
                 program.attach_cgroup(cgroup)
             })?;
         }
-        renew(&pins, &progs.list_labelled, |program| program.attach())?;
+        for program in [
+            &progs.list_labelled,
+            &progs.relabel,
+            &progs.claim_sockets,
+            &progs.mend_tcp,
+            &progs.mend_udp,
+        ] {
+            renew(&pins, program, |program| program.attach())?;
+        }
         renew(&pins, &progs.leave, |program| program.attach_trace())?;
         for program in [
             &progs.inherit,

@@ -41,7 +41,7 @@
 #define DNS_PORT 53
 #define CLASS_LIMIT 4096
 #define UNDECIDED 4094
-#define UNDECIDED_MARK ((__u32)UNDECIDED << 20)
+#define OTHER_MARKS 0x000fffff
 #define TCX_NEXT (-1)
 #define PF_EXITING 0x4
 
@@ -652,6 +652,8 @@ static __always_inline int from_stand_in(__be32 *a)
 	return 1;
 }
 
+#include "sweep.h"
+
 /* ---- connect and send ---- */
 
 static __always_inline int is_alive(struct settings *set, int protocol, int ipv6)
@@ -762,16 +764,16 @@ static __always_inline void write_ipv6(struct bpf_sock_addr *ctx, const __be32 *
 	ctx->user_ip6[3] = a[3];
 }
 
-/* A socket that was made while its program was undecided, which is unmanaged now. */
+/* A socket of an unmanaged program that was made while that was undecided, or whose class ended. */
 static __always_inline void give_back(struct bpf_sock_addr *ctx)
 {
 	struct owner *owner;
 	__u32 none = 0;
 
-	if (!ctx->sk || ctx->sk->mark != UNDECIDED_MARK)
+	if (!ctx->sk || !ctx->sk->mark || ctx->sk->mark & OTHER_MARKS)
 		return;
 	owner = bpf_sk_storage_get(&owners, ctx->sk, 0, 0);
-	if (!owner || owner->label.class != UNDECIDED)
+	if (!owner || (owner->label.class && owner->label.class != UNDECIDED))
 		return;
 	if (!bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &none, sizeof(none)))
 		owner->label.class = 0;
