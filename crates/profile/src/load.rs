@@ -190,19 +190,34 @@ impl Loader<'_> {
             if let (Some(good), None) = (&mut self.good, owner) {
                 good.keep(&path, layer, NOTHING);
             }
-            return self.take(path, Arc::default(), owner);
+            return self.take(path, Arc::new(Contents::nothing()), owner);
         }
-        match read_file(&path, layer, owner) {
-            Ok((contents, text)) => {
+        match self.read(&path, layer, owner) {
+            Ok(contents) => {
                 if let (Some(good), None) = (&mut self.good, owner) {
-                    good.keep(&path, layer, &text);
+                    good.keep(&path, layer, &contents.text);
                 }
-                self.take(path, Arc::new(contents), owner);
+                self.take(path, contents, owner);
             }
             Err(problems) => {
                 self.loaded.problems.extend(problems);
                 self.recall(path, layer, owner);
             }
+        }
+    }
+
+    /// Reads a file. What is as it was before is not read as JSON again.
+    fn read(
+        &self,
+        path: &Path,
+        layer: Layer,
+        owner: Option<u32>,
+    ) -> Result<Arc<Contents>, Vec<Problem>> {
+        let bytes = read_bytes(path)?;
+        let known = self.previous.and_then(|previous| previous.files.get(path));
+        match known {
+            Some(known) if known.text.as_bytes() == bytes => Ok(Arc::clone(known)),
+            _ => read_contents(&bytes, path, layer, owner).map(Arc::new),
         }
     }
 
@@ -215,7 +230,7 @@ impl Loader<'_> {
         let copy = || {
             let text = self.good.as_ref()?.find(&path, layer)?;
             match text {
-                NOTHING => Some(Contents::default()),
+                NOTHING => Some(Contents::nothing()),
                 text => read_contents(text.as_bytes(), &path, layer, owner).ok(),
             }
         };
@@ -327,13 +342,8 @@ fn is_masked(path: &Path) -> bool {
     std::fs::read_link(path).is_ok_and(|target| target == Path::new("/dev/null"))
 }
 
-/// Reads one file as a layer has it, with its text.
-fn read_file(
-    path: &Path,
-    layer: Layer,
-    owner: Option<u32>,
-) -> Result<(Contents, String), Vec<Problem>> {
-    let bytes = files::read(path, 0o022, SIZE).map_err(|refused| {
+fn read_bytes(path: &Path) -> Result<Vec<u8>, Vec<Problem>> {
+    files::read(path, 0o022, SIZE).map_err(|refused| {
         let problem = match refused {
             Refused::Unreadable(e) => {
                 Problem::of_file(Code::CannotBeApplied, path, format!("cannot be read: {e}"))
@@ -344,15 +354,13 @@ fn read_file(
             ),
         };
         vec![problem]
-    })?;
-    let contents = read_contents(&bytes, path, layer, owner)?;
-    Ok((contents, String::from_utf8_lossy(&bytes).into_owned()))
+    })
 }
 
 /// The profiles of one file of the machine's: none if it is a link to /dev/null.
 pub(crate) fn read_profiles(path: &Path, layer: Layer) -> Result<Vec<Arc<Profile>>, Vec<Problem>> {
     match is_masked(path) {
         true => Ok(Vec::new()),
-        false => Ok(read_file(path, layer, None)?.0.profiles),
+        false => Ok(read_contents(&read_bytes(path)?, path, layer, None)?.profiles),
     }
 }

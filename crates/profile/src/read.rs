@@ -17,10 +17,21 @@ use crate::profile::{Profile, Source};
 pub(crate) use build::hash;
 
 /// What a file says.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Contents {
+    pub(crate) text: Arc<str>,
     pub(crate) profiles: Vec<Arc<Profile>>,
     pub(crate) overlays: Vec<Arc<UserOverlay>>,
+}
+
+impl Contents {
+    pub(crate) fn nothing() -> Self {
+        Self {
+            text: Arc::from(""),
+            profiles: Vec::new(),
+            overlays: Vec::new(),
+        }
+    }
 }
 
 /// Reads the one declaration of a text, or the list under its `Declarations`.
@@ -52,6 +63,7 @@ pub(crate) fn read_contents(
     let text = decode(bytes, Some(file))?;
     let (profiles, overlays) = read_text(text, Some(file), layer, owner)?;
     Ok(Contents {
+        text: text.into(),
         profiles: profiles.into_iter().map(Arc::new).collect(),
         overlays: overlays.into_iter().map(Arc::new).collect(),
     })

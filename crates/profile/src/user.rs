@@ -158,7 +158,8 @@ fn prepare(users: &Path) -> std::io::Result<Flock<File>> {
     for entry in std::fs::read_dir(users)? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(NEW) {
-            std::fs::remove_dir_all(entry.path())?;
+            let path = entry.path();
+            std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path))?;
         }
     }
     Ok(lock)

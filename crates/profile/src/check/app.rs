@@ -56,9 +56,6 @@ const EMPTY_UNITS: [&str; 8] = [
 pub(super) fn identity(text: &str) -> Result<(), Fault> {
     is_short(text)?;
     let (kind, named) = text.split_once(':').unwrap_or(("", text));
-    if text.trim() != text || named.trim() != named {
-        return Err(Fault::invalid("has a blank where the name begins or ends"));
-    }
     if kind == "exe" && named.ends_with('/') {
         let hint = format!("write {text}NAME for one program in it, {text}* for all");
         return Err(Fault::invalid("names a directory").hint(hint));
@@ -114,6 +111,8 @@ fn identity_hint(text: &str, kind: &str, named: &str, error: &InvalidIdentity) -
             "write the unit's name alone, or cgroup:/PATH".to_owned()
         }
         InvalidIdentity::Dots => "write the path that it leads to".to_owned(),
+        InvalidIdentity::EmptyPart => "write one / at a time".to_owned(),
+        InvalidIdentity::Wildcard => "write a rule for each".to_owned(),
         InvalidIdentity::Pattern(_) => "write [[] for a [ that is meant".to_owned(),
         _ => return None,
     })
@@ -147,6 +146,9 @@ pub(super) fn path(text: &str) -> Result<(), Fault> {
         return Err(
             Fault::invalid("must not hold . or .. parts").hint("write the path that it leads to")
         );
+    }
+    if text.contains("//") {
+        return Err(Fault::invalid("must not hold //").hint("write one / at a time"));
     }
     if text.ends_with('/') {
         return Err(Fault::invalid("names a directory").hint("write the path of one file"));

@@ -14,7 +14,14 @@ use crate::read::{Contents, place};
 #[derive(Default)]
 pub(super) struct Candidates {
     machine: Vec<Arc<Profile>>,
-    users: BTreeMap<u32, Contents>,
+    users: BTreeMap<u32, Own>,
+}
+
+/// What was read of one user.
+#[derive(Default)]
+struct Own {
+    profiles: Vec<Arc<Profile>>,
+    overlays: Vec<Arc<UserOverlay>>,
 }
 
 impl Candidates {

@@ -10,10 +10,11 @@ mod users;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::sync::Arc;
 
 use offramp_profile::{
-    Asset, ChangeError, Code, CredentialError, Credentials, Installed, Method, ephemeral, install,
-    read, remove,
+    Asset, ChangeError, Code, CredentialError, Credentials, Installed, Method, UserFile, UserFiles,
+    ephemeral, install, install_user, read, remove,
 };
 use offramp_rules::{Host, Layer, ProfileId};
 
@@ -476,6 +477,60 @@ fn a_full_disk_leaves_the_old_file_whole() {
         assert_eq!(fs::read_to_string(&path).unwrap(), old);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     });
+}
+
+#[test]
+#[ignore = "needs root: run scripts/test"]
+fn a_full_disk_leaves_what_users_gave_and_what_is_in_force() {
+    apart(|| {
+        let machine = Machine::new();
+        machine.write("etc/policies/managed/a.json", &declaration("a", "machine"));
+        let state = machine.root.path().join("state");
+        let mounted = nix::mount::MsFlags::empty();
+        tmpfs(&state, "size=64k,mode=755", mounted);
+        let file = |name: &str, content: String| UserFile {
+            name: name.to_owned(),
+            content: content.into_bytes(),
+        };
+        let mut given = UserFiles {
+            policies: vec![file("a.json", declaration("b", "old"))],
+            credentials: Vec::new(),
+        };
+        install_user(&machine.users(), 1000, &given).unwrap();
+        assert_eq!(machine.restart().profiles.len(), 2);
+        given.policies = vec![file("a.json", declaration("b", "new"))];
+        given.credentials = vec![file("large", "x".repeat(64 * 1024))];
+        let Err(ChangeError::Failed(problem)) = install_user(&machine.users(), 1000, &given) else {
+            panic!("it was written");
+        };
+        let hint = "the disk is full: make room and try again";
+        assert_eq!(problem.hint.as_deref(), Some(hint));
+        assert_eq!(fs::read_dir(machine.users()).unwrap().count(), 1);
+        fs::write(state.join("filler"), vec![0; 128 * 1024]).unwrap_err();
+        machine.write("etc/policies/managed/c.json", &declaration("c", "another"));
+        let loaded = machine.restart();
+        let visible: Vec<_> = names(&loaded).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(visible, ["machine", "another", "old"]);
+        assert_eq!(loaded.problems.len(), 1, "{:?}", loaded.problems);
+        assert!(
+            loaded.problems[0]
+                .message
+                .starts_with("no copy of a good profile can be kept")
+        );
+    });
+}
+
+#[test]
+fn what_is_as_it_was_is_not_read_again() {
+    let machine = Machine::new();
+    machine.write("etc/policies/managed/a.json", &declaration("a", "x"));
+    machine.write("etc/policies/managed/b.json", &declaration("b", "x"));
+    let before = machine.load(None);
+    machine.write("etc/policies/managed/b.json", &declaration("b", "y"));
+    let after = machine.load(Some(&before));
+    let same = |index: usize| Arc::ptr_eq(&before.profiles[index], &after.profiles[index]);
+    assert!(same(0) && !same(1));
+    assert_eq!(after.profiles[1].visible_name, "y");
 }
 
 #[test]
