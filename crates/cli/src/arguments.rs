@@ -113,6 +113,9 @@ pub(crate) struct Flows {
 
 #[derive(Debug, Args)]
 #[command(after_help = EXPLAIN_EXAMPLES)]
+#[command(
+    override_usage = "offramp explain [PID|FLOW|--exe PATH] [--target HOST:PORT|--name NAME]"
+)]
 #[command(group = clap::ArgGroup::new("question").required(true).multiple(true))]
 pub(crate) struct Explain {
     /// A process or a flow: 1234, pid:1234, flow:7
@@ -205,6 +208,9 @@ pub(crate) enum Profile {
         /// Files; - is standard input
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
+        /// As profiles and overlays of your own
+        #[arg(long)]
+        user: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,

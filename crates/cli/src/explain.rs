@@ -118,7 +118,6 @@ fn decision(decided: &Decided, colour: bool) -> String {
         table.row([
             "".into(),
             step.profile.as_str().into(),
-            step.rule.as_deref().unwrap_or("").into(),
             step.sentence.as_str().into(),
         ]);
     }
@@ -172,7 +171,7 @@ mod tests {
                 steps: vec![DecidedStep {
                     profile: "work".into(),
                     rule: Some("exe:curl".into()),
-                    sentence: "relays".into(),
+                    sentence: "claimed by exe:curl, relays".into(),
                 }],
                 way: Way::Relay,
                 verdict: "relay through work".into(),
@@ -200,7 +199,7 @@ kernel:  has the process in class 3, as the rules say
 
 to 198.18.1.2:443
   (198.18.1.2 stands for example.com)
-  work  exe:curl  relays
+  work  claimed by exe:curl, relays
 =>  relay through work
 
 flow 1234 exists too: `offramp explain flow:1234`
@@ -221,7 +220,7 @@ flow 1234 exists too: `offramp explain flow:1234`
 example.com:443, as if an app of each profile asked
 
 an app of work to example.com:443
-  work  exe:curl  relays
+  work  claimed by exe:curl, relays
 =>  relay through work
 ";
         assert_eq!(render(&explanation, false), expected);

@@ -26,7 +26,7 @@ const MAX_TEXT: u64 = 4 * 1024 * 1024;
 
 pub(crate) async fn run(client: &Client, command: Profile) -> Result<(), Failure> {
     match command {
-        Profile::Check { files, json } => check(&files, json),
+        Profile::Check { files, user, json } => check(&files, user, json),
         Profile::Install { file, layer, store } => match store.machine(layer) {
             Some(config) => install(client, &file, layer, &config, store.json).await,
             None => user::install(client, &file, store.json).await,
@@ -50,11 +50,11 @@ struct Checked {
     problems: Vec<Problem>,
 }
 
-fn check(files: &[std::path::PathBuf], json: bool) -> Result<(), Failure> {
+fn check(files: &[std::path::PathBuf], user: bool, json: bool) -> Result<(), Failure> {
     let mut worst = 0;
     let mut report = Vec::new();
     for file in files {
-        let (checked, status) = check_one(file);
+        let (checked, status) = check_one(file, user);
         worst = worst.max(status);
         if !json {
             output::print(&describe(&checked))?;
@@ -71,7 +71,7 @@ fn check(files: &[std::path::PathBuf], json: bool) -> Result<(), Failure> {
     }
 }
 
-fn check_one(file: &Path) -> (Checked, u8) {
+fn check_one(file: &Path, user: bool) -> (Checked, u8) {
     let name = name_of(file);
     let unread = |(problems, status)| {
         let checked = Checked {
@@ -86,38 +86,51 @@ fn check_one(file: &Path) -> (Checked, u8) {
         Ok(bytes) => bytes,
         Err(unreadable) => return unread(unreadable),
     };
-    match offramp_profile::read_bytes(&bytes, Some(Path::new(&name)), Layer::Managed) {
-        Ok(profiles) => {
-            let profiles = profiles
-                .iter()
-                .map(|profile| profile.id().to_string())
-                .collect();
-            (
-                Checked {
-                    file: name,
-                    valid: true,
-                    profiles,
-                    problems: Vec::new(),
-                },
-                0,
-            )
-        }
-        Err(problems) => (
-            Checked {
+    match read(&bytes, Path::new(&name), user) {
+        Ok((profiles, problems)) => {
+            let checked = Checked {
                 file: name,
-                valid: false,
-                profiles: Vec::new(),
+                valid: true,
+                profiles,
                 problems,
-            },
-            INVALID,
-        ),
+            };
+            (checked, 0)
+        }
+        Err(problems) => unread((problems, INVALID)),
     }
+}
+
+/// The names of the profiles of a file, or those that its overlays are for, and what a person should
+/// know of them.
+fn read(
+    bytes: &[u8],
+    name: &Path,
+    user: bool,
+) -> Result<(Vec<String>, Vec<Problem>), Vec<Problem>> {
+    let (profiles, overlays) = match user {
+        true => offramp_profile::read_user(bytes, Some(name), nix::unistd::geteuid().as_raw())?,
+        false => (
+            offramp_profile::read_bytes(bytes, Some(name), Layer::Managed)?,
+            Vec::new(),
+        ),
+    };
+    let own = profiles.iter().map(|own| own.identifier().to_owned());
+    let others = overlays.iter().map(|overlay| overlay.identifier.clone());
+    let notices = profiles.iter().flat_map(offramp_profile::notices);
+    Ok((own.chain(others).collect(), notices.collect()))
 }
 
 fn describe(checked: &Checked) -> String {
     if checked.valid {
         let names = checked.profiles.join(", ");
-        return output::clean(&format!("{}: ok: {names}", checked.file)) + "\n";
+        let ok = output::clean(&format!("{}: ok: {names}", checked.file)) + "\n";
+        let warning =
+            |notice: &Problem| format!("warning: {}\n", output::clean(&notice.to_string()));
+        return checked
+            .problems
+            .iter()
+            .map(warning)
+            .fold(ok, |text, line| text + &line);
     }
     lines(&checked.problems)
 }

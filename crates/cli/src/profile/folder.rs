@@ -68,11 +68,11 @@ impl Folder {
         String::from_utf8(bytes).map_err(io::Error::other)
     }
 
-    /// The names of the profiles that have a file.
-    pub(super) fn names(&self) -> Vec<String> {
+    /// The files that have profiles or overlays.
+    pub(super) fn policy_files(&self) -> Vec<PathBuf> {
         let names = list(&self.policies(), is_policy).unwrap_or_default();
-        let stem = |name: &String| name.strip_suffix(".json").map(str::to_owned);
-        names.iter().filter_map(stem).collect()
+        let path = |name: &String| self.policies().join(name);
+        names.iter().map(path).collect()
     }
 
     /// All files, for the daemon; every problem where there is one.
@@ -287,7 +287,8 @@ mod tests {
         assert_eq!(names(&files.policies), ["a.json", "b.json"]);
         assert_eq!(names(&files.credentials), ["gateway"]);
         assert_eq!(files.credentials[0].content.0, b"credentials/gateway");
-        assert_eq!(folder.names(), ["a", "b"]);
+        let kept = ["a.json", "b.json"].map(|name| folder.policies().join(name));
+        assert_eq!(folder.policy_files(), kept);
 
         put(&folder, "policies/b.json", 0o664);
         put(&folder, "credentials/gateway", 0o640);

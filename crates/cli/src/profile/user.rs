@@ -68,7 +68,9 @@ pub(super) async fn install(client: &Client, file: &Path, json: bool) -> Result<
 /// Removes a file from the user's folder, and sends that.
 pub(super) async fn remove(client: &Client, identifier: &str, json: bool) -> Result<(), Failure> {
     let folder = folder()?;
-    let path = folder.file_of(identifier);
+    let files = [identifier.to_owned(), overlay_of(identifier)];
+    let mut files = files.iter().filter_map(|name| folder.file_of(name));
+    let path = files.find(|file| file.symlink_metadata().is_ok());
     let removed = path.as_deref().map(std::fs::remove_file);
     let report = match (removed, path) {
         (Some(Ok(())), path) => send(client, &folder, Outcome::Removed, path).await,
@@ -86,19 +88,34 @@ pub(super) async fn sync(client: &Client, json: bool) -> Result<(), Failure> {
     finish(&send(client, &folder, Outcome::Synced, None).await, json)
 }
 
-/// The user's files that none of these profiles comes from.
+/// The user's own profiles that are not among these, and files that have no profile.
 pub(super) fn missing(in_force: &[offramp_control::ProfileStatus]) -> Vec<String> {
     let Some(folder) = Folder::of_this_user() else {
         return Vec::new();
     };
-    let is_there = |name: &String| {
-        let own = |found: &&offramp_control::ProfileStatus| found.layer == "user";
-        let mut own = in_force.iter().filter(own);
-        own.any(|found| found.identifier.split('~').next() == Some(name))
-    };
-    let mut names = folder.names();
-    names.retain(|name| !is_there(name));
-    names
+    let is_there = |id: &str| in_force.iter().any(|found| found.identifier == id);
+    let mut missing = Vec::new();
+    for file in folder.policy_files() {
+        let text = folder.text(&file).unwrap_or_default();
+        match offramp_profile::read_user(text.as_bytes(), None, this_user()) {
+            Ok((profiles, _)) => {
+                let lost = profiles.iter().filter(|own| !is_there(own.id().as_str()));
+                missing.extend(lost.map(|own| own.identifier().to_owned()));
+            }
+            Err(_) => missing.push(file.display().to_string()),
+        }
+    }
+    missing
+}
+
+/// Whose profiles the daemon takes them for.
+fn this_user() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+/// What the file is called that has an overlay of a profile.
+fn overlay_of(identifier: &str) -> String {
+    format!("{identifier}.overlay")
 }
 
 fn folder() -> Result<Folder, Failure> {
@@ -123,12 +140,12 @@ fn put(folder: &Folder, file: &Path) -> Result<(PathBuf, bool), Report> {
     };
     let name = name_of(file);
     let bytes = read_file(file).map_err(|(problems, status)| invalid(problems, status))?;
-    let user = offramp_rules::Layer::User;
-    let profiles = offramp_profile::read_bytes(&bytes, Some(Path::new(&name)), user)
-        .map_err(|problems| invalid(problems, INVALID))?;
+    let read = offramp_profile::read_user(&bytes, Some(Path::new(&name)), this_user());
+    let (profiles, overlays) = read.map_err(|problems| invalid(problems, INVALID))?;
     let text = String::from_utf8(bytes).expect("the reader takes UTF-8 only");
-    let path = match profiles.as_slice() {
-        [only] => folder.file_of(only.id().as_str()),
+    let path = match (profiles.as_slice(), overlays.as_slice()) {
+        ([only], []) => folder.file_of(only.identifier()),
+        ([], [only]) => folder.file_of(&overlay_of(&only.identifier)),
         _ => None,
     };
     let Some(path) = path else {
@@ -202,9 +219,16 @@ fn finish(report: &Report, json: bool) -> Result<(), Failure> {
     match report.outcome.status() {
         // What the daemon does not have is not in force.
         0 | UNCHANGED if report.daemon.is_some() => Err(Failure::silent(UNAVAILABLE)),
+        0 | UNCHANGED if report.problems.iter().any(is_refused) => Err(Failure::silent(INVALID)),
         0 => Ok(()),
         status => Err(Failure::silent(status)),
     }
+}
+
+/// What is only missing may come yet.
+fn is_refused(problem: &Problem) -> bool {
+    let missing = offramp_profile::Code::MissingAssets.as_str();
+    problem.severity == Severity::Error && problem.code.as_deref() != Some(missing)
 }
 
 fn tell(report: &Report) -> String {
@@ -218,6 +242,7 @@ fn tell(report: &Report) -> String {
     let what = match report.outcome {
         Outcome::Installed => format!("Installed as {path}"),
         Outcome::Removed => format!("Removed {path}"),
+        Outcome::Synced if report.daemon.is_some() => "Not sent".to_owned(),
         Outcome::Synced => "Sent".to_owned(),
         Outcome::Unchanged if path.is_empty() => "Nothing changed".to_owned(),
         Outcome::Unchanged => format!("Nothing changed: {path} says the same already"),
@@ -230,7 +255,7 @@ fn tell(report: &Report) -> String {
         None if report.profiles.is_empty() => "no profile of yours is in force".to_owned(),
         None => format!("in force: {}", report.profiles.join(", ")),
         Some(why) => {
-            format!("the daemon does not have it, send it later with `offramp profile sync`: {why}")
+            format!("not in force until `offramp profile sync` has sent it: {why}")
         }
     };
     text.push_str(&output::clean(&format!("{what}; {then}.")));

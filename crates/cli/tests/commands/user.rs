@@ -152,15 +152,74 @@ fn a_bad_profile_does_not_reach_the_folder() {
 #[test]
 fn a_profile_that_the_daemon_does_not_have_is_listed() {
     let home = Home::new();
-    home.put("policies/home.json", "{}", 0o600);
-    home.put("policies/work.json", "{}", 0o600);
-    let list = r#"[{"identifier":"work~1000","layer":"user","enabled":true,"on":true,
-        "state":"connected"}]"#;
-    let fake = Fake::start(vec![("200 OK".into(), list.into())]);
+    let text = std::fs::read_to_string(example()).unwrap();
+    home.put("policies/any-name.json", &text, 0o600);
+    home.put(
+        "policies/other.json",
+        &text.replace("minimal", "other"),
+        0o600,
+    );
+    home.put("policies/broken.json", "{", 0o600);
+    let list = format!(
+        r#"[{{"identifier":"com.example.minimal~{}","layer":"user","enabled":true,"on":true,
+        "state":"connected"}}]"#,
+        nix::unistd::geteuid()
+    );
+    let fake = Fake::start(vec![("200 OK".into(), list)]);
     let output = home.profile(fake.socket(), &["list"]);
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("your profile home is not in force"), "{said}");
-    assert!(!said.contains("work"), "{said}");
+    assert!(
+        said.contains("your profile com.example.other is not in force"),
+        "{said}"
+    );
+    assert!(said.contains("broken.json is not in force"), "{said}");
+    assert_eq!(said.lines().count(), 2, "{said}");
+}
+
+#[test]
+fn an_overlay_is_kept_beside_profiles() {
+    let home = Home::new();
+    let overlay = home.0.path().join("mine.json");
+    let text = r#"{"Type":"org.offramp.overlay","Identifier":"com.example.work",
+        "Payload":{"ExcludedDomains":["home.example"]}}"#;
+    std::fs::write(&overlay, text).unwrap();
+    let refused = r#"{"changed":true,"profiles":[],"problems":[{"severity":"error",
+        "code":"Error.ConfigurationIsInvalid","file":"x","message":"cannot be changed by users"}]}"#;
+    let answers = [r#"{"changed":true}"#, refused, ANSWER];
+    let fake = Fake::start(
+        answers
+            .map(|answer| ("200 OK".into(), answer.into()))
+            .into(),
+    );
+    let path = overlay.to_str().unwrap();
+    let check = home.profile(fake.socket(), &["check", "--user", path]);
+    assert_eq!(check.status.code(), Some(0), "{check:?}");
+    let output = home.profile(fake.socket(), &["install", "--user", path]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let kept = home.path("policies/com.example.work.overlay.json");
+    assert_eq!(std::fs::read_to_string(&kept).unwrap(), text);
+    let output = home.profile(fake.socket(), &["install", "--user", path]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(said(&output).contains("cannot be changed by users"));
+    let output = home.profile(fake.socket(), &["remove", "--user", "com.example.work"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(!kept.exists());
+}
+
+#[test]
+fn check_tells_what_a_person_should_know() {
+    let home = Home::new();
+    let text = std::fs::read_to_string(example()).unwrap();
+    let rules = r#""AppRules": [{ "SigningIdentifier": "exe:*" }], "Servers""#;
+    let file = home.0.path().join("any.json");
+    std::fs::write(&file, text.replace("\"Servers\"", rules)).unwrap();
+    let nowhere = Path::new("/nonexistent/control.sock");
+    let output = home.profile(nowhere, &["check", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(
+        said(&output).contains(": ok: com.example.minimal\nwarning: "),
+        "{output:?}"
+    );
 }
 
 #[test]

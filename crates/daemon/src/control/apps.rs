@@ -35,11 +35,7 @@ impl Desk {
         };
         let verdict = decide(&policy.rules, claims, &anywhere, &world).verdict;
         let (class, way, verdict) = match process.label {
-            Label::Class(class) => (
-                Some(class.number()),
-                way(&verdict),
-                self.words(&policy, &verdict),
-            ),
+            Label::Class(class) => (Some(class.number()), way(&verdict), verdict.to_string()),
             Label::Undecided { .. } => (None, Way::Refused, "waits to be recognised".to_owned()),
         };
         RunningApp {

@@ -161,7 +161,7 @@ impl Desk {
     }
 
     /// A verdict, with what the upstream says of itself.
-    pub(super) fn words(&self, policy: &Policy, verdict: &Verdict) -> String {
+    fn words(&self, policy: &Policy, verdict: &Verdict) -> String {
         match verdict {
             Verdict::Relay(profile) => match policy.active.get(profile) {
                 Some(active) if !active.carries_udp() => {

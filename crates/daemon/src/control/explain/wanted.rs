@@ -22,12 +22,11 @@ impl Wanted {
         match target {
             ExplainTarget::Address(text) => address(text),
             ExplainTarget::Name(text) => {
-                let host = Host::Name(name(text)?);
-                let shown = format!("a look-up of {text}");
+                let name = name(text)?;
                 Ok(Self {
-                    host,
+                    shown: name.to_string(),
+                    host: Host::Name(name),
                     port: None,
-                    shown,
                 })
             }
         }
