@@ -14,10 +14,10 @@ use offramp_tests::{
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(300);
-/// Connections of each kind, and as many of unmanaged programs beside them.
+/// Connections of each kind, and as many of unmanaged programs in all.
 const STARTS: usize = 10_000;
-/// Datagrams of each kind, and as many of unmanaged programs beside them.
-const DATAGRAMS: usize = 2_000;
+/// Datagrams of each kind, and as many of unmanaged programs in all.
+const DATAGRAMS: usize = 1_000;
 /// What managed programs reach, and nobody else.
 const MANAGED: u8 = 1;
 /// What unmanaged programs reach.
@@ -34,15 +34,19 @@ struct Kind {
     starter: Option<&'static str>,
 }
 
-const KINDS: [Kind; 6] = [
+const KINDS: [Kind; 4] = [
     kind("a known executable", "same", "known"),
     kind("a new executable of a known name", "fresh", "named"),
     kind("replaced by an upgrade", "replaced", "upgraded"),
-    kind("under a link's name", "same", "link"),
     Kind {
         starter: Some("parent"),
         ..kind("a child of an app", "same", "child")
     },
+];
+
+/// Variants, with fewer starts.
+const VARIANTS: [Kind; 2] = [
+    kind("under a link's name", "same", "link"),
     Kind {
         starter: Some("parent"),
         ..kind("a new child of an app", "fresh", "newborn")
@@ -92,7 +96,7 @@ impl<'lab> Race<'lab> {
         for kind in NEIGHBOURS {
             build(kind.program, UNMANAGED);
         }
-        for kind in KINDS.iter().chain(&WILD) {
+        for kind in KINDS.iter().chain(&VARIANTS).chain(&WILD) {
             match kind.program {
                 "link" => {
                     build("behind", MANAGED);
@@ -126,8 +130,9 @@ impl<'lab> Race<'lab> {
         ])
     }
 
-    /// Starts each of `kinds` `count` times with neighbours beside it, lets `meanwhile` happen again
-    /// and again, and checks the ends: of the managed ones, then of the unmanaged ones.
+    /// Starts each of `kinds` `count` times and as many neighbours beside all of them, lets
+    /// `meanwhile` happen again and again, and checks the ends: of managed ones, then of unmanaged
+    /// ones.
     fn run(
         &mut self,
         kinds: &[Kind],
@@ -137,15 +142,16 @@ impl<'lab> Race<'lab> {
         check_neighbour: impl Fn(&str, &Ends),
     ) {
         let wire = self.lab.capture_only(&format!("host {}", target(MANAGED)));
+        let beside = count / kinds.len();
         for (number, kind) in kinds.iter().enumerate() {
             let neighbour = &NEIGHBOURS[number % NEIGHBOURS.len()];
             let mut managed = self.spawn(kind, count);
-            let mut unmanaged = self.spawn(neighbour, count);
+            let mut unmanaged = self.spawn(neighbour, beside);
             while managed.is_running() || unmanaged.is_running() {
                 meanwhile(&mut self.daemon);
             }
             check(kind.label, &ends(managed, count));
-            check_neighbour(neighbour.label, &ends(unmanaged, count));
+            check_neighbour(neighbour.label, &ends(unmanaged, beside));
         }
         wire.packets().assert_none_with(target(MANAGED));
     }
@@ -223,11 +229,26 @@ fn stormy(transport: Transport, kinds: &[Kind], count: usize) {
             });
             daemon.start_again();
             restarts += 1;
+            // Some more starts come through before the next time.
+            let before = lab.servers().seen().len();
+            for _ in 0..100 {
+                if lab.servers().seen().len() > before + 200 {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
         },
         assert_never_direct,
         assert_undisturbed,
     );
     assert!(restarts > kinds.len(), "only {restarts} restarts");
+    race.run(
+        kinds,
+        kinds.len() * NEIGHBOURS.len(),
+        wait,
+        |label, ends| all(label, ends, "gateway"),
+        |label, ends| all(label, ends, "direct"),
+    );
 }
 
 #[track_caller]
@@ -236,14 +257,13 @@ fn assert_never_direct(label: &str, ends: &Ends) {
     assert!(ends.keys().all(|end| fine(end)), "{label}: {ends:?}");
 }
 
-/// What looks like an app may be refused while nobody can tell, until it was told apart once.
+/// What looks like an app is no app, but may fail while there is nobody to tell.
 #[track_caller]
 fn assert_undisturbed(label: &str, ends: &Ends) {
-    if label != "the same name elsewhere" {
-        all(label, ends, "direct");
+    match label {
+        "the same name elsewhere" => assert!(!ends.contains_key("gateway"), "{label}: {ends:?}"),
+        _ => all(label, ends, "direct"),
     }
-    let fine = |end: &str| end == "direct" || end == "error 111";
-    assert!(ends.keys().all(|end| fine(end)), "{label}: {ends:?}");
 }
 
 #[test]
@@ -260,8 +280,14 @@ fn udp() {
 
 #[test]
 #[ignore = "needs root and BPF: run scripts/test"]
+fn links_and_new_children() {
+    calm(Transport::Tcp, &VARIANTS, &RULES, STARTS / 5);
+}
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
 fn patterns() {
-    calm(Transport::Tcp, &WILD, &["exe:wild-*"], STARTS);
+    calm(Transport::Tcp, &WILD, &["exe:wild-*"], STARTS / 5);
 }
 
 #[test]
@@ -286,12 +312,13 @@ fn under_a_wrapper() {
     let wire = lab.capture_only(&format!("host {}", target(MANAGED)));
     let program = race.directory.join("newborn").display().to_string();
     let probe = binary("offramp-probe").display().to_string();
-    let count = STARTS.to_string();
+    let starts = STARTS / 5;
+    let count = starts.to_string();
     let managed = race
         .daemon
         .spawn(&[&probe, "starts", "fresh", &count, &program]);
-    let unmanaged = race.spawn(&NEIGHBOURS[0], STARTS);
-    all(PROFILE, &ends(managed, STARTS), "gateway");
-    all(NEIGHBOURS[0].label, &ends(unmanaged, STARTS), "direct");
+    let unmanaged = race.spawn(&NEIGHBOURS[0], starts);
+    all(PROFILE, &ends(managed, starts), "gateway");
+    all(NEIGHBOURS[0].label, &ends(unmanaged, starts), "direct");
     wire.packets().assert_none_with(target(MANAGED));
 }
