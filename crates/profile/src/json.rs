@@ -456,6 +456,7 @@ mod tests {
         fn any_text_is_answered(text in ".{0,200}") {
             agrees(&text);
             let _ = crate::read(&text, None, offramp_rules::Layer::Managed);
+            let _ = crate::read_user(text.as_bytes(), None, 1000);
         }
     }
 }

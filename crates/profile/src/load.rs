@@ -113,6 +113,8 @@ pub fn load(directories: &Directories, previous: Option<&Loaded>) -> Loaded {
         previous,
     };
     loader.machine(directories);
+    // Also while their credentials are looked at, below.
+    let _held = directories.users.as_deref().and_then(user::hold);
     if let Some(users) = &directories.users {
         loader.users(users);
     }

@@ -165,6 +165,13 @@ fn prepare(users: &Path) -> std::io::Result<Flock<File>> {
     Ok(lock)
 }
 
+/// Keeps every user's set as it is while the guard lives. None: nobody has given anything, or the
+/// directory cannot be read, which shows when it is.
+pub(crate) fn hold(users: &Path) -> Option<Flock<File>> {
+    let directory = File::open(users).ok()?;
+    Flock::lock(directory, FlockArg::LockShared).ok()
+}
+
 /// What a user gave before.
 fn stored(folder: &Path) -> std::io::Result<UserFiles> {
     Ok(UserFiles {

@@ -375,6 +375,40 @@ fn a_set_is_taken_whole_or_not_at_all() {
 }
 
 #[test]
+fn a_load_sees_the_old_set_or_the_new_one() {
+    let machine = Machine::new();
+    let set = |name: &str| {
+        let policies =
+            ["a", "b", "c"].map(|id| file(&format!("{id}.json"), &declaration(id, name)));
+        UserFiles {
+            policies: policies.to_vec(),
+            credentials: Vec::new(),
+        }
+    };
+    let sets = [set("odd"), set("even")];
+    install_user(&machine.users(), ALICE, &sets[0]).unwrap();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for turn in 1..60 {
+                install_user(&machine.users(), ALICE, &sets[turn % 2]).unwrap();
+            }
+        });
+        for _ in 0..1000 {
+            let loaded = machine.load(None);
+            assert_eq!(loaded.problems, []);
+            let found = names(&loaded);
+            assert!(
+                found.len() == 3 && found.iter().all(|name| *name == found[0]),
+                "{found:?}"
+            );
+            if writer.is_finished() {
+                break;
+            }
+        }
+    });
+}
+
+#[test]
 fn a_sudden_end_leaves_nothing_that_counts() {
     let machine = Machine::new();
     machine.write(
