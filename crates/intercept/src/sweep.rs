@@ -39,6 +39,7 @@ struct Remark {
     process: u32,
     descriptor: u32,
     mark: u32,
+    ended: bool,
 }
 
 impl Sweeper {
@@ -138,6 +139,7 @@ fn read(line: &[u8]) -> Option<Remark> {
         process: value(line.get(8..)?)?,
         descriptor: value(line.get(12..)?)?,
         mark: value(line.get(16..)?)?,
+        ended: value::<u32>(line.get(20..)?)? != 0,
     })
 }
 
@@ -151,7 +153,26 @@ impl Remark {
         if socket.cookie()? != self.cookie {
             return Ok(());
         }
-        socket.set_mark(self.mark)
+        socket.set_mark(self.mark)?;
+        if self.ended {
+            disconnect(&socket)?;
+        }
+        Ok(())
+    }
+}
+
+/// An MPTCP socket whose flows are gone waits for others: this is what tells its program.
+#[expect(unsafe_code, reason = "calls connect")]
+fn disconnect(socket: &SockRef<'_>) -> io::Result<()> {
+    // SAFETY: zeroes are an address of no family, which connect() takes for the end.
+    let result = unsafe {
+        let nowhere: libc::sockaddr = std::mem::zeroed();
+        let length = libc::socklen_t::try_from(size_of_val(&nowhere)).expect("16 fits");
+        libc::connect(socket.as_raw_fd(), &raw const nowhere, length)
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -6,3 +6,5 @@ mod exec;
 mod flows;
 #[path = "kernel/lab.rs"]
 mod lab;
+#[path = "kernel/sweep.rs"]
+mod sweep;

@@ -9,6 +9,7 @@
 #define OWNER_MOVED (1 << 1)	/* under another class than before */
 #define OWNER_RELEASED (1 << 2) /* to be given back */
 #define OWNER_REMARK (1 << 3)	/* user space sets the mark: not all kinds of sockets have a way here */
+#define OWNER_ENDED (1 << 4)	/* in `wholes`: what its flows were is gone */
 #define OWNER_FLAGS 0xff
 #define HELD_SHIFT 8 /* above the flags: the last sweep that found it with a captured process */
 
@@ -31,7 +32,7 @@ struct remark {
 	__u32 process;
 	__u32 descriptor;
 	__u32 mark;
-	__u32 none;
+	__u32 ended; /* its flows have been ended, and it does not know yet */
 };
 
 struct relabel {
@@ -179,13 +180,31 @@ static __always_inline __u32 wanted_mark(struct owner *owner)
 	return class ? class->mark : 0;
 }
 
+/* Whether the flows of an MPTCP socket have been ended; told once. */
+static __always_inline int has_ended(struct sock *sk)
+{
+	__u64 address = (__u64)sk;
+	struct owner *whole;
+
+	if (sk->sk_protocol != IPPROTO_MPTCP)
+		return 0;
+	whole = bpf_map_lookup_elem(&wholes, &address);
+	if (!whole || !(whole->flags & OWNER_ENDED))
+		return 0;
+	whole->flags &= ~OWNER_ENDED;
+	return 1;
+}
+
 static __always_inline void report(struct seq_file *seq, struct task_struct *task, __u32 descriptor,
 				   struct sock *sk)
 {
 	struct owner *owner = bpf_sk_storage_get(&owners, sk, 0, 0);
 	struct remark remark = {};
 
-	if (!owner || !(owner->flags & OWNER_REMARK))
+	if (!owner)
+		return;
+	remark.ended = has_ended(sk);
+	if (!remark.ended && !(owner->flags & OWNER_REMARK))
 		return;
 	if (owner->flags & OWNER_RELEASED)
 		owner->label.class = 0;
@@ -347,7 +366,7 @@ static __always_inline void end(struct sock_common *sk, struct sweep *sweep)
 }
 
 /* Puts a flow of an MPTCP socket under what that is under. */
-static __always_inline void follow_whole(struct sock_common *sk, struct tcp_sock *tcp)
+static __always_inline struct owner *follow_whole(struct sock_common *sk, struct tcp_sock *tcp)
 {
 	struct mptcp_subflow_context *flow;
 	struct owner *whole, *owner;
@@ -355,12 +374,12 @@ static __always_inline void follow_whole(struct sock_common *sk, struct tcp_sock
 	__u64 address;
 
 	if (!bpf_core_field_exists(tcp->is_mptcp) || !BPF_CORE_READ_BITFIELD_PROBED(tcp, is_mptcp))
-		return;
+		return 0;
 	flow = BPF_CORE_READ((struct inet_connection_sock *)tcp, icsk_ulp_data);
 	address = (__u64)BPF_CORE_READ(flow, conn);
 	whole = bpf_map_lookup_elem(&wholes, &address);
 	if (!whole)
-		return;
+		return 0;
 	fresh = *whole;
 	owner = bpf_sk_storage_get(&owners, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
 	if (owner) {
@@ -368,6 +387,7 @@ static __always_inline void follow_whole(struct sock_common *sk, struct tcp_sock
 		owner->instance = fresh.instance;
 		owner->flags = fresh.flags;
 	}
+	return whole;
 }
 
 SEC("iter/tcp")
@@ -375,7 +395,7 @@ int mend_tcp(struct bpf_iter__tcp *ctx)
 {
 	struct sock_common *sk = ctx->sk_common;
 	struct sweep *sweep = get_sweep();
-	struct owner *owner;
+	struct owner *owner, *whole;
 	struct tcp_sock *tcp;
 	struct class *class;
 	__u32 mark = 0;
@@ -386,7 +406,7 @@ int mend_tcp(struct bpf_iter__tcp *ctx)
 	tcp = bpf_skc_to_tcp_sock(sk);
 	if (!tcp)
 		return 0;
-	follow_whole(sk, tcp);
+	whole = follow_whole(sk, tcp);
 	owner = bpf_sk_storage_get(&owners, sk, 0, 0);
 	if (!owner || !owner->label.class)
 		return 0;
@@ -404,8 +424,11 @@ int mend_tcp(struct bpf_iter__tcp *ctx)
 			owner->label.class = 0;
 		owner->flags &= ~OWNER_FLAGS;
 	}
-	if (over)
+	if (over) {
 		end(sk, sweep);
+		if (whole)
+			whole->flags |= OWNER_ENDED;
+	}
 	return 0;
 }
 

@@ -1,7 +1,7 @@
 //! A capture in a network namespace of its own, and programs to run under it.
 
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
@@ -159,7 +159,12 @@ for line in sys.stdin:
 impl Program {
     /// Python under whichever path.
     pub(crate) fn start(python: impl AsRef<Path>) -> Self {
-        let mut program = Self::spawn(Command::new(python.as_ref()).args(["-c", PROGRAM]));
+        Self::python(&mut Command::new(python.as_ref()))
+    }
+
+    /// A command that ends in Python.
+    pub(crate) fn python(command: &mut Command) -> Self {
+        let mut program = Self::spawn(command.args(["-c", PROGRAM]));
         // The one who spawns goes on before the exec is at its end.
         assert_eq!(program.ask("'ready'"), "ready");
         program
@@ -196,8 +201,28 @@ impl Program {
 
     /// What the expression comes to.
     pub(crate) fn ask(&mut self, expression: &str) -> String {
-        writeln!(self.input, "{expression}").expect("the program listens");
+        self.tell(expression);
         self.answer()
+    }
+
+    /// Does not wait for the answer.
+    pub(crate) fn tell(&mut self, expression: &str) {
+        writeln!(self.input, "{expression}").expect("the program listens");
+    }
+
+    /// Whether as much as 400 lines wait to be read: each has eleven octets.
+    pub(crate) fn has_spoken_to_the_end(&mut self) -> bool {
+        let mut waiting = 0;
+        #[expect(unsafe_code, reason = "asks how much is in a pipe")]
+        // SAFETY: the kernel writes one int.
+        let asked = unsafe {
+            libc::ioctl(
+                self.output.get_ref().as_raw_fd(),
+                libc::FIONREAD,
+                &raw mut waiting,
+            )
+        };
+        asked == 0 && waiting >= 400 * 11
     }
 
     /// The next line of the program.
