@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use offramp_intercept::Interest;
 
 use super::desktop;
-use super::file::{Opened, name_of};
+use super::file::{Opened, Place, name_of};
 use super::interpreter::{Family, Shebang};
 use folders::Folder;
 
@@ -66,19 +66,21 @@ impl Search {
     fn add(&mut self, path: &Path, reason: Use, is_asked: bool) {
         self.known.watch(path);
         let opened = Opened::at(path).ok();
-        self.known.insert(path, reason, opened.as_ref());
+        let found = opened.as_ref().map(|opened| (opened, opened.place()));
+        self.known.insert(path, reason, found.as_ref());
         if is_asked {
-            self.ask(path, opened.as_ref());
+            self.ask(path, found);
         }
     }
 
-    fn ask(&mut self, path: &Path, opened: Option<&Opened>) {
+    fn ask(&mut self, path: &Path, found: Option<(&Opened, Place)>) {
         let name = name_of(path);
         self.families
             .extend(name.as_deref().and_then(Family::of_script));
         self.interest.executables.extend(name);
-        let Some(opened) = opened else { return };
-        let place = opened.place();
+        let Some((opened, place)) = found else {
+            return;
+        };
         if place.name.as_deref().is_some_and(is_multi_call) {
             return;
         }

@@ -55,7 +55,7 @@ impl Known {
         }
     }
 
-    pub(super) fn insert(&mut self, path: &Path, reason: Use, opened: Option<&Opened>) {
+    pub(super) fn insert(&mut self, path: &Path, reason: Use, found: Option<&(&Opened, Place)>) {
         self.uses.entry(path.to_owned()).or_default().push(reason);
         let add = |names: &mut HashMap<String, BTreeSet<PathBuf>>, name: Option<String>| {
             if let Some(name) = name {
@@ -63,15 +63,16 @@ impl Known {
             }
         };
         add(&mut self.by_name, name_of(path));
-        let Some(opened) = opened else { return };
-        let place = opened.place();
-        add(&mut self.by_name, place.name);
+        let Some((opened, place)) = found else {
+            return;
+        };
+        add(&mut self.by_name, place.name.clone());
         if let Some(id) = opened.id {
             self.by_file.entry(id).or_default().insert(path.to_owned());
         }
-        if let Some(place) = place.path {
+        if let Some(place) = &place.path {
             self.by_place
-                .entry(place)
+                .entry(place.clone())
                 .or_default()
                 .insert(path.to_owned());
         }
