@@ -1,7 +1,7 @@
 mod good;
 mod settle;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -81,8 +81,7 @@ impl Directories {
 
     /// The user whose file this is, if it is one that a user has given.
     pub fn owner_of(&self, file: &Path) -> Option<u32> {
-        let below = file.strip_prefix(self.users.as_ref()?).ok()?;
-        below.iter().next()?.to_str()?.parse().ok()
+        user::of(self.users.as_ref()?, file)
     }
 
     /// The same with what the daemon keeps in `state`: users' files in `users`, copies in `good`.
@@ -154,7 +153,8 @@ impl Loader<'_> {
             Err(e) if e.kind() == ErrorKind::NotFound => return,
             Err(e) => {
                 let message = format!("the directory cannot be read: {e}");
-                return self.trouble(Problem::of_file(Code::CannotBeApplied, users, message));
+                self.trouble(Problem::of_file(Code::CannotBeApplied, users, message));
+                self.known_users(users)
             }
         };
         for uid in all {
@@ -162,6 +162,15 @@ impl Loader<'_> {
             let policies = folder.join("policies");
             self.directory(&policies, &[users, &*folder], Layer::User, Some(uid), &[]);
         }
+    }
+
+    /// The users who had given anything before.
+    fn known_users(&self, users: &Path) -> BTreeSet<u32> {
+        let known = self
+            .previous
+            .iter()
+            .flat_map(|previous| previous.files.keys());
+        known.filter_map(|path| user::of(users, path)).collect()
     }
 
     /// Reads the files of a directory, but those that are masked; returns their names.
@@ -218,7 +227,10 @@ impl Loader<'_> {
         let bytes = read_bytes(path)?;
         let known = self.previous.and_then(|previous| previous.files.get(path));
         match known {
-            Some(known) if known.text.as_bytes() == bytes => Ok(Arc::clone(known)),
+            // An empty file is bad, and is not what a link to /dev/null was.
+            Some(known) if !bytes.is_empty() && known.text.as_bytes() == bytes => {
+                Ok(Arc::clone(known))
+            }
             _ => read_contents(&bytes, path, layer, owner).map(Arc::new),
         }
     }

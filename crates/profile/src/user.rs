@@ -1,6 +1,6 @@
 //! What users have given to the daemon: their own profiles, overlays and credentials.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
@@ -81,15 +81,20 @@ pub(crate) fn folder(users: &Path, uid: u32) -> PathBuf {
     users.join(uid.to_string())
 }
 
+/// The user whose file this is.
+pub(crate) fn of(users: &Path, file: &Path) -> Option<u32> {
+    let below = file.strip_prefix(users).ok()?;
+    below.iter().next()?.to_str()?.parse().ok()
+}
+
 /// All users who have given anything.
-pub(crate) fn all(users: &Path) -> std::io::Result<Vec<u32>> {
-    let mut all = Vec::new();
+pub(crate) fn all(users: &Path) -> std::io::Result<BTreeSet<u32>> {
+    let mut all = BTreeSet::new();
     for entry in std::fs::read_dir(users)? {
         let name = entry?.file_name();
         let uid = name.to_str().and_then(|name| name.parse::<u32>().ok());
         all.extend(uid.filter(|uid| name.to_str() == Some(&*uid.to_string())));
     }
-    all.sort_unstable();
     Ok(all)
 }
 
@@ -106,9 +111,9 @@ fn check(uid: u32, files: &UserFiles) -> Vec<Problem> {
             let message = format!("there are {} files, and may be {MOST}", list.len());
             return vec![invalid(what.to_owned(), message)];
         }
-        let mut seen = BTreeMap::new();
+        let mut seen = BTreeSet::new();
         for file in list {
-            if seen.insert(&file.name, ()).is_some() {
+            if !seen.insert(&file.name) {
                 problems.push(invalid(file.name.clone(), "is there twice".to_owned()));
             }
         }

@@ -74,6 +74,18 @@ fn a_directory_is_in_force_as_it_was_before_the_restart() {
         );
     }
     mode(&directory, 0o755);
+    let masked = machine.restart();
+    fs::remove_file(directory.join("v.json")).unwrap();
+    machine.write("etc/policies/managed/v.json", "");
+    for previous in [None, Some(&masked)] {
+        let loaded = machine.load(previous);
+        assert_eq!(
+            loaded.problems.len(),
+            1,
+            "an empty file is no link to /dev/null"
+        );
+        assert_eq!(names(&loaded), before);
+    }
     fs::remove_file(directory.join("v.json")).unwrap();
     assert_eq!(names(&machine.restart()).len(), 2);
 }

@@ -409,6 +409,33 @@ fn a_load_sees_the_old_set_or_the_new_one() {
 }
 
 #[test]
+fn what_cannot_be_read_is_in_force_as_it_was() {
+    let machine = Machine::new();
+    give(&machine, ALICE, &[("a.json", &declaration("a", "x"))]);
+    give(&machine, BOB, &[("a.json", &declaration("a", "x"))]);
+    let before = machine.load(None);
+    let aside = machine.root.path().join("aside");
+    fs::rename(machine.users(), &aside).unwrap();
+    fs::write(machine.users(), "a file where a directory should be").unwrap();
+    let kept = machine.load(Some(&before));
+    assert_eq!(ids(&kept), ids(&before));
+    assert!(!kept.problems.is_empty());
+    fs::remove_file(machine.users()).unwrap();
+    assert_eq!(
+        names(&machine.load(Some(&kept))),
+        [],
+        "what is gone is gone"
+    );
+    fs::rename(&aside, machine.users()).unwrap();
+    let hers = machine.users().join("1000");
+    crate::machine::mode(&hers, 0o777);
+    let kept = machine.load(Some(&before));
+    assert_eq!(ids(&kept), ids(&before));
+    assert!(kept.problems[0].message.contains("mode 0777"));
+    assert_eq!(ids(&machine.load(None)), ["a~1001"]);
+}
+
+#[test]
 fn a_sudden_end_leaves_nothing_that_counts() {
     let machine = Machine::new();
     machine.write(
