@@ -103,6 +103,8 @@ pub struct Packet {
     pub source: SocketAddr,
     /// Whom it was for.
     pub target: SocketAddr,
+    /// Whether it is TCP and says no more than that there is no such connection.
+    pub is_reset: bool,
 }
 
 impl Packet {
@@ -205,6 +207,7 @@ fn frame_packet(frame: &[u8]) -> Packet {
         transport: Transport::Link(kind),
         source: nobody,
         target: nobody,
+        is_reset: false,
     })
 }
 
@@ -276,6 +279,7 @@ fn transport_packet(
         transport,
         source: SocketAddr::new(source, ports.0),
         target: SocketAddr::new(target, ports.1),
+        is_reset: protocol == 6 && first && payload.get(13).is_some_and(|flags| flags & 4 != 0),
     }
 }
 

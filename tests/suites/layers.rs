@@ -45,6 +45,11 @@ fn relayed(profile: &str) -> Way {
     Way::Relayed(profile.to_owned())
 }
 
+/// Under a profile of the user's own.
+fn own(person: &Person<'_>, identifier: &str) -> Way {
+    relayed(&format!("{identifier}~{}", person.id))
+}
+
 /// Waits until the daemon has this profile and a connection for it.
 fn wait_for(daemon: &Daemon<'_>, identifier: &str) {
     wait_until("the profile is connected", LIMIT, || {
@@ -89,16 +94,19 @@ fn managed_beats_user_beats_recommended() {
     daemon.start_again();
     let [root, nobody, another] = [0, NOBODY, ANOTHER].map(|id| Person::new(&lab, id));
     give_credential(&lab, &nobody);
-    let own = profile("test.own", &["exe:common", "exe:advised", "exe:own"]);
-    nobody.install(&daemon, &own).success();
+    let mine = profile("test.own", &["exe:common", "exe:advised", "exe:own"]);
+    nobody.install(&daemon, &mine).success();
     wait_for(&daemon, "test.own");
 
     for person in [&root, &nobody, &another] {
         let common = way(&lab, &daemon, person, "common");
         assert_eq!(common, relayed("test.managed"), "{}", person.id);
     }
-    assert_eq!(way(&lab, &daemon, &nobody, "advised"), relayed("test.own"));
-    assert_eq!(way(&lab, &daemon, &nobody, "own"), relayed("test.own"));
+    assert_eq!(
+        way(&lab, &daemon, &nobody, "advised"),
+        own(&nobody, "test.own")
+    );
+    assert_eq!(way(&lab, &daemon, &nobody, "own"), own(&nobody, "test.own"));
     for person in [&root, &another] {
         let advised = way(&lab, &daemon, person, "advised");
         assert_eq!(advised, relayed("test.recommended"), "{}", person.id);
@@ -111,7 +119,7 @@ fn managed_beats_user_beats_recommended() {
     }
     daemon.start_again();
     wait_for(&daemon, "test.own");
-    assert_eq!(way(&lab, &daemon, &nobody, "own"), relayed("test.own"));
+    assert_eq!(way(&lab, &daemon, &nobody, "own"), own(&nobody, "test.own"));
     assert_eq!(way(&lab, &daemon, &another, "own"), Way::Direct);
     nobody
         .offramp(&daemon, &["profile", "remove", "test.own"])
@@ -186,11 +194,14 @@ fn a_user_reaches_own_credentials_alone() {
     nobody.install(&daemon, &profile("test.own", &["exe:app"]));
     let without = way(&lab, &daemon, &nobody, "app");
     assert!(!matches!(without, Way::Relayed(_)), "{without:?}");
-    assert_eq!(way(&lab, &daemon, &another, "app"), relayed("test.another"));
+    assert_eq!(
+        way(&lab, &daemon, &another, "app"),
+        own(&another, "test.another")
+    );
     give_credential(&lab, &nobody);
     nobody.offramp(&daemon, &["profile", "sync"]).success();
     wait_for(&daemon, "test.own");
-    assert_eq!(way(&lab, &daemon, &nobody, "app"), relayed("test.own"));
+    assert_eq!(way(&lab, &daemon, &nobody, "app"), own(&nobody, "test.own"));
     let said = nobody
         .offramp(&daemon, &["profile", "list", "--json"])
         .success();
