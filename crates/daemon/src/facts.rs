@@ -25,6 +25,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use offramp_intercept::{Exec, FileId, Interest};
 use offramp_rules::{App, Bundle, Profiles, Program, User};
 
+pub(crate) use desktop::program_of;
 use file::Opened;
 use hash::Hashes;
 use people::People;

@@ -15,7 +15,7 @@ use crate::verdicts::Verdict;
 /// How long a flow waits for the verdict about its program before the program is looked at again.
 const VERDICT: Duration = Duration::from_millis(500);
 /// Processes that start others while all are looked at make another round necessary.
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 4;
 
 impl Shared {
     /// What claims the app that a flow comes from. None: that is not known, and the flow is none.
@@ -158,11 +158,12 @@ impl Shared {
             if process.pid == std::process::id() || (label.is_none() && !process.is_ours) {
                 continue;
             }
-            let carried = match label {
-                Some(label) => self.carried(label),
+            let carried = match label.map(|label| label.label) {
+                Some(Label::Class(class)) => self.class(class),
+                // What is asked about is decided there, by the rules of now.
+                Some(Label::Undecided { .. }) => continue,
                 None => Some(Arc::default()),
             };
-            // What is not known stays undecided, and is refused.
             let Some(carried) = carried else { continue };
             let mut inherited = retained(&carried, before, &policy.rules);
             if let Some(parent) = known.get(&process.parent) {

@@ -39,6 +39,12 @@ fn commands_of(text: &str, is_installed: impl Fn(&str) -> bool) -> Vec<Vec<Strin
     commands
 }
 
+/// The program that a value of `Exec` executes in the end.
+pub(crate) fn program_of(line: &str) -> Option<String> {
+    let command = split(&unescape(line));
+    program(&command).map(|(program, _)| program.to_owned())
+}
+
 /// The program that a command executes in the end, and what it is given.
 pub(super) fn program(command: &[String]) -> Option<(&str, &[String])> {
     let mut words = command;

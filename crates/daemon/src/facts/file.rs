@@ -148,10 +148,9 @@ impl Opened {
             && let Ok(seen) = Self::at(&link)
             && seen.id == Some(id)
         {
-            let path = seen.link().unwrap_or(link);
             return Place {
-                name: name_of(&path),
-                path: Some(path),
+                name: name_of(&link),
+                path: Some(link),
                 is_gone: false,
             };
         }
