@@ -1,7 +1,9 @@
 //! What the daemon does for those who ask on the control socket.
 
 mod apps;
+mod as_user;
 mod explain;
+mod instance;
 mod launch;
 mod user;
 mod view;
@@ -130,7 +132,8 @@ impl Api for Desk {
         tracing::debug!(pid = peer.pid, uid = peer.uid, profile = %profile, program = request.program, "app launched");
         drop(changing);
         self.settle(&profile).await;
-        let notices = self.notices(&profile);
+        let mut notices = self.notices(&profile);
+        notices.extend(self.instances(peer, &request.program, class).await);
         Ok(RunAnswer {
             profile: profile.to_string(),
             label: class.number().into(),

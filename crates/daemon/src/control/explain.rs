@@ -1,6 +1,5 @@
 //! `offramp explain`: why a flow goes the way it goes, told by the functions that decide.
 
-mod as_user;
 mod case;
 mod known;
 mod wanted;

@@ -38,13 +38,15 @@ impl Desk {
             policies: files.policies.into_iter().map(given).collect(),
             credentials: files.credentials.into_iter().map(given).collect(),
         };
-        let install = move || offramp_profile::install_user(&users, uid, &files);
+        let install = move || offramp_profile::install_user(&users, uid, &files).map_err(Box::new);
         let installed = tokio::task::spawn_blocking(install).await;
         let changed = match installed {
             Ok(Ok(Installed::Installed(_))) => true,
             Ok(Ok(Installed::Unchanged(_))) => false,
-            Ok(Err(ChangeError::Invalid(problems))) => return Err(invalid(&problems)),
             Ok(Err(error)) => {
+                if let ChangeError::Invalid(problems) = &*error {
+                    return Err(invalid(problems));
+                }
                 // Where the daemon keeps them is of no use to the user.
                 tracing::error!(
                     uid,

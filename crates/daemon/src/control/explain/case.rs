@@ -3,15 +3,15 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use offramp_control::{Code, Fact, Refusal, Subject};
+use offramp_control::{Code, Fact, FlowState, Refusal, Subject};
 use offramp_intercept::Labelled;
 use offramp_rules::{App, Claims};
 
 use super::known::{fact, facts};
 use super::wanted::Wanted;
-use super::{Desk, as_user, both, no_flow, no_process};
+use super::{Desk, both, no_flow, no_process};
 use crate::api::Peer;
-use crate::control::{scope, sees};
+use crate::control::{as_user, scope, sees};
 use crate::shared::Shared;
 
 /// An app that is asked about.
@@ -107,14 +107,15 @@ impl Desk {
         let found = self.find(flow.app.pid).await;
         // The number of a process that is gone may be another's by now.
         let found = found.filter(|found| *found.inherited == *claims);
-        let way = match flow.error {
-            Some(error) => format!("{:?}, {error}", flow.way),
-            None => format!("{:?}", flow.way),
+        let way = match (flow.state, flow.error) {
+            (FlowState::Opening, _) => "not yet".to_owned(),
+            (_, Some(error)) => format!("{:?}, {error}", flow.way),
+            (_, None) => format!("{:?}", flow.way),
         };
         let protocol = format!("{:?}", flow.protocol).to_lowercase();
         let mut known = vec![
             fact("flow", &format!("{protocol} to {}", flow.target)),
-            fact("opened as", &way.to_lowercase()),
+            fact("opened", &way.to_lowercase()),
             fact(
                 "process",
                 &format!("{} ({})", flow.app.pid, flow.app.executable),
