@@ -9,21 +9,26 @@ use offramp_rules::{Claims, Prefix, Target, Verdict, Why, World, decide, direct_
 
 use crate::active::Active;
 use crate::policy::Policy;
+use crate::recognise::retained;
 use crate::shared::{ANYWHERE, Shared};
 
 impl Shared {
     /// Tells decisions and the kernel programs how things are. To be called with `changing` held.
     pub(crate) async fn publish(&self) {
-        let survey = self.capture.survey().await;
-        let policy = self.policy();
-        let world = policy.world(survey.local, &self.off());
-        self.ipv6.store(survey.ipv6, Ordering::Relaxed);
+        let (policy, world) = (self.policy(), self.survey().await);
         self.publish_undecided().await;
         for (class, claims) in self.classes() {
             self.publish_class(class, &claims, &policy, &world).await;
         }
         // Those who wait for a state go on when the kernel programs know it too.
         self.world.send_replace(Arc::new(world));
+    }
+
+    /// How things are now.
+    pub(crate) async fn survey(&self) -> World {
+        let survey = self.capture.survey().await;
+        self.ipv6.store(survey.ipv6, Ordering::Relaxed);
+        self.policy().world(survey.local, &self.off())
     }
 
     /// Defines a class for the kernel programs.
@@ -55,11 +60,12 @@ impl Shared {
         }
     }
 
-    /// Marks the classes that no process is of any more: their sockets are given back.
+    /// Marks the classes of rules that are gone: their sockets are given back.
     pub(crate) async fn end_classes(&self, apps: &BTreeMap<u32, Arc<Claims>>) {
         let (policy, world) = (self.policy(), Arc::clone(&self.world.borrow()));
         for (class, claims) in self.classes() {
-            if apps.values().any(|of_app| *of_app == claims) || claims.wrapper.is_some() {
+            let stays = retained(&claims, &policy.rules, &policy.rules) == *claims;
+            if stays || apps.values().any(|of_app| *of_app == claims) {
                 continue;
             }
             let ending = Class {

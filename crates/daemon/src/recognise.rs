@@ -301,7 +301,7 @@ pub(crate) fn retained(carried: &Claims, before: &Profiles, now: &Profiles) -> C
     let stays = |claim: &&Claim| is_as_it_was(claim, before, now);
     Claims {
         wrapper: carried.wrapper.clone(),
-        user: None,
+        user: carried.user,
         rules: carried.rules.iter().filter(stays).cloned().collect(),
         below: carried.below.iter().filter(stays).cloned().collect(),
     }

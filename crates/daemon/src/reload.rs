@@ -86,8 +86,11 @@ impl Shared {
 
     /// The same for what runs and is open. To be called with `changing` held.
     pub(crate) async fn recognise_running(self: &Arc<Self>, before: &Profiles) {
-        self.publish().await;
+        // Classes of before keep for the kernel programs what they were until nobody is of them:
+        // what is excluded goes on, and flows that begin are refused here.
+        self.world.send_replace(Arc::new(self.survey().await));
         let apps = self.recognise_all(before).await;
+        self.publish().await;
         self.end_classes(&apps).await;
         self.sweep().await;
         self.recheck_flows(&apps, before);

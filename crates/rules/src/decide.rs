@@ -224,12 +224,18 @@ fn verdict_of(profile: &Profile, outcome: &Outcome, passed: &mut Option<Why>) ->
     }
 }
 
-/// The profile that the app was started under, if it claims nothing now. Such an app was promised
-/// that it would not go out by itself.
+/// The profile that claims the app and is not there any more, or has the rule no more. An app under
+/// `offramp run` was promised that it would not go out by itself; one that a rule named has not been
+/// recognised anew yet.
 fn not_in_force<'a>(profiles: &Profiles, claims: &'a Claims) -> Option<&'a ProfileId> {
-    let wrapper = claims.wrapper.as_ref()?;
-    let in_force = profiles.find(wrapper).is_some_and(|found| found.enabled);
-    (!in_force).then_some(wrapper)
+    let is_gone = |id: &ProfileId, rule: Option<&str>| {
+        let profile = profiles.find(id).filter(|found| found.enabled);
+        profile.is_none_or(|profile| rule.is_some_and(|rule| !profile.has_rule(rule)))
+    };
+    let wrapper = claims.wrapper.iter().find(|id| is_gone(id, None));
+    let rules = claims.rules.iter();
+    let mut named = rules.filter(|claim| is_gone(&claim.profile, Some(&claim.rule)));
+    wrapper.or_else(|| named.next().map(|claim| &claim.profile))
 }
 
 fn exclusion(profile: &Profile, claims: &Claims, host: &Host, world: &World) -> Option<Exclusion> {

@@ -78,6 +78,10 @@ pub struct Overlay {
 }
 
 impl Profile {
+    pub(crate) fn has_rule(&self, identifier: &str) -> bool {
+        self.rules.iter().any(|rule| rule.identifier == identifier)
+    }
+
     /// What goes directly and what happens while it is not connected, for the processes of `user`.
     pub(crate) fn for_user(&self, user: Option<u32>) -> ForUser<'_> {
         ForUser {

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use offramp_rules::{
-    App, Claims, DomainName, Exclusion, Host, Identity, Layer, Outcome, Prefix, Profile, ProfileId,
-    Profiles, Reason, RouteSet, Rule, State, Target, UnavailableAction, Verdict, Why, World,
-    claims, decide, decide_name, direct_routes,
+    App, Claim, Claims, DomainName, Exclusion, Host, Identity, Layer, Outcome, Prefix, Profile,
+    ProfileId, Profiles, Reason, RouteSet, Rule, State, Target, UnavailableAction, Verdict, Why,
+    World, claims, decide, decide_name, direct_routes,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -452,4 +452,23 @@ fn the_longest_exclusion_is_named() {
     let excluded = Exclusion::Domain(DomainName::parse("example.com").unwrap());
     let why = Why::Excluded(ProfileId::new("corp"), excluded);
     assert_eq!(decision.verdict, Verdict::Direct(why));
+}
+
+#[test]
+fn an_app_of_a_rule_that_is_gone_does_not_go_out() {
+    let claim = |profile: &str| Claim {
+        profile: ProfileId::new(profile),
+        rule: "exe:curl".to_owned(),
+        tool: None,
+    };
+    let claims = Claims {
+        rules: [claim("corp")].into(),
+        ..Claims::default()
+    };
+    let name = DomainName::parse("www.example.com").unwrap();
+    let decision = decide_name(&Profiles::default(), &claims, &name, &World::default());
+    let why = Why::NotInForce(ProfileId::new("corp"));
+    assert_eq!(decision.verdict, Verdict::Refuse(why));
+    let direct = direct_routes(&Profiles::default(), &claims, &World::default());
+    assert_eq!(direct.normalised(), []);
 }
