@@ -62,6 +62,9 @@ struct label {
 	__u32 exec;  /* the exec that it was decided or asked for at; zero: given by the daemon */
 };
 
+/* Given back while a datagram is on its way to the daemon: others go where they are routed. */
+#define OWNER_FREE (1 << 5)
+
 /* The label of a socket, with the task that used it last. */
 struct owner {
 	struct label label;
@@ -69,7 +72,7 @@ struct owner {
 	__u32 uid;
 	__u64 cookie;
 	__u32 instance; /* of the class */
-	__u32 flags;
+	__u32 flags;	/* what the sweep has found, and its number; see sweep.h */
 };
 
 struct class {
@@ -764,8 +767,11 @@ static __always_inline void write_ipv6(struct bpf_sock_addr *ctx, const __be32 *
 	ctx->user_ip6[3] = a[3];
 }
 
-/* A socket of an unmanaged program that was made while that was undecided, or whose class ended. */
-static __always_inline void give_back(struct bpf_sock_addr *ctx)
+/*
+ * A socket of an unmanaged program that was made while that was undecided, or whose class ended.
+ * What is being sent unconnected has its route already: that one still goes to the daemon.
+ */
+static __always_inline void give_back(struct bpf_sock_addr *ctx, int routed)
 {
 	struct owner *owner;
 	__u32 none = 0;
@@ -775,11 +781,15 @@ static __always_inline void give_back(struct bpf_sock_addr *ctx)
 	owner = bpf_sk_storage_get(&owners, ctx->sk, 0, 0);
 	if (!owner || (owner->label.class && owner->label.class != UNDECIDED))
 		return;
-	if (!bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &none, sizeof(none)))
+	if (bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &none, sizeof(none)))
+		return;
+	if (routed && owner->label.class)
+		owner->flags |= OWNER_FREE;
+	else
 		owner->label.class = 0;
 }
 
-static __always_inline int on_ipv4(struct bpf_sock_addr *ctx)
+static __always_inline int on_ipv4(struct bpf_sock_addr *ctx, int routed)
 {
 	__be32 a[4] = { 0, 0, bpf_htonl(0xffff), 0 };
 	struct class *class;
@@ -787,7 +797,7 @@ static __always_inline int on_ipv4(struct bpf_sock_addr *ctx)
 	int error;
 
 	if (!is_captured(&label, &class)) {
-		give_back(ctx);
+		give_back(ctx, routed);
 		return 1;
 	}
 	a[3] = ctx->user_ip4;
@@ -799,7 +809,7 @@ static __always_inline int on_ipv4(struct bpf_sock_addr *ctx)
 	return 1;
 }
 
-static __always_inline int on_ipv6(struct bpf_sock_addr *ctx)
+static __always_inline int on_ipv6(struct bpf_sock_addr *ctx, int routed)
 {
 	struct class *class;
 	struct label label;
@@ -807,7 +817,7 @@ static __always_inline int on_ipv6(struct bpf_sock_addr *ctx)
 	int error;
 
 	if (!is_captured(&label, &class)) {
-		give_back(ctx);
+		give_back(ctx, routed);
 		return 1;
 	}
 	read_ipv6(ctx, a);
@@ -822,25 +832,25 @@ static __always_inline int on_ipv6(struct bpf_sock_addr *ctx)
 SEC("cgroup/connect4")
 int on_connect4(struct bpf_sock_addr *ctx)
 {
-	return on_ipv4(ctx);
+	return on_ipv4(ctx, 0);
 }
 
 SEC("cgroup/connect6")
 int on_connect6(struct bpf_sock_addr *ctx)
 {
-	return on_ipv6(ctx);
+	return on_ipv6(ctx, 0);
 }
 
 SEC("cgroup/sendmsg4")
 int on_sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return on_ipv4(ctx);
+	return on_ipv4(ctx, 1);
 }
 
 SEC("cgroup/sendmsg6")
 int on_sendmsg6(struct bpf_sock_addr *ctx)
 {
-	return on_ipv6(ctx);
+	return on_ipv6(ctx, 1);
 }
 
 /*
@@ -854,7 +864,7 @@ static __always_inline int on_bind(struct bpf_sock_addr *ctx)
 	__u32 none = 0;
 
 	if (!is_captured(&label, &class)) {
-		give_back(ctx);
+		give_back(ctx, 0);
 		return 1;
 	}
 	if (ctx->type != SOCK_STREAM || !ctx->user_port)
@@ -878,11 +888,22 @@ int on_bind6(struct bpf_sock_addr *ctx)
 
 /* ---- what the program is told of its peer ---- */
 
+/* Whether the running program may have asked through a stand-in; one that is unmanaged by now may
+ * have while it was undecided. */
+static __always_inline int has_asked(struct bpf_sock_addr *ctx)
+{
+	if (ctx->user_port != bpf_htons(DNS_PORT))
+		return 0;
+	if (current_label().class)
+		return 1;
+	return ctx->sk && bpf_sk_storage_get(&owners, ctx->sk, 0, 0);
+}
+
 static __always_inline int tell_ipv4(struct bpf_sock_addr *ctx)
 {
 	__be32 a[4] = { 0, 0, bpf_htonl(0xffff), 0 };
 
-	if (ctx->user_port != bpf_htons(DNS_PORT) || !current_label().class)
+	if (!has_asked(ctx))
 		return 1;
 	a[3] = ctx->user_ip4;
 	if (from_stand_in(a))
@@ -894,7 +915,7 @@ static __always_inline int tell_ipv6(struct bpf_sock_addr *ctx)
 {
 	__be32 a[4];
 
-	if (ctx->user_port != bpf_htons(DNS_PORT) || !current_label().class)
+	if (!has_asked(ctx))
 		return 1;
 	read_ipv6(ctx, a);
 	if (from_stand_in(a))
@@ -1032,6 +1053,8 @@ int on_egress(struct __sk_buff *skb)
 		return drop(COUNT_EGRESS_DROP);
 	if (bpf_get_netns_cookie(skb) != set->netns_cookie)
 		return skb->ifindex == LOOPBACK_IFINDEX ? 1 : drop(COUNT_EGRESS_DROP);
+	if (owner->flags & OWNER_FREE && skb->ifindex != set->device)
+		return 1;
 	if (skb->ifindex == set->device)
 		return !begins || identify(&tuple, owner, class) ? 1 : drop(COUNT_EGRESS_DROP);
 	if (tuple.target_port == bpf_htons(DNS_PORT) && begins)
@@ -1060,7 +1083,7 @@ int on_ingress(struct __sk_buff *skb)
 	if (!sk)
 		return 1;
 	owner = owner_of(sk);
-	if (!owner || skb->ifindex == LOOPBACK_IFINDEX)
+	if (!owner || owner->flags & OWNER_FREE || skb->ifindex == LOOPBACK_IFINDEX)
 		return 1;
 	set = get_settings();
 	class = get_class(owner->label.class);

@@ -10,6 +10,7 @@
 #define OWNER_RELEASED (1 << 2) /* to be given back */
 #define OWNER_REMARK (1 << 3)	/* user space sets the mark: not all kinds of sockets have a way here */
 #define OWNER_ENDED (1 << 4)	/* in `wholes`: what its flows were is gone */
+/* (1 << 5): OWNER_FREE */
 #define OWNER_FLAGS 0xff
 #define HELD_SHIFT 8 /* above the flags: the last sweep that found it with a captured process */
 
@@ -146,8 +147,10 @@ static __always_inline void claim(struct task_struct *task, struct sock *sk, str
 		owner = bpf_sk_storage_get(&owners, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
 		if (!owner)
 			return;
+		owner->flags = 0;
 		flag(owner, OWNER_DOOMED | OWNER_REMARK, sweep);
 	} else {
+		owner->flags &= ~OWNER_FREE;
 		flag(owner, OWNER_MOVED | OWNER_REMARK, sweep);
 	}
 	owner->instance = class ? class->instance : 0;

@@ -83,7 +83,7 @@ async fn a_program_is_undecided_until_it_is_settled() {
 
     // Unmanaged: what it made meanwhile is given back at its next use.
     assert_eq!(
-        program.ask("put(u=socket.socket(socket.AF_INET, socket.SOCK_DGRAM), t=socket.socket())"),
+        program.ask("put(u=socket.socket(socket.AF_INET, socket.SOCK_DGRAM), v=socket.socket(socket.AF_INET, socket.SOCK_DGRAM), t=socket.socket())"),
         "put"
     );
     assert_ne!(program.ask("mark(u)"), "0");
@@ -94,6 +94,21 @@ async fn a_program_is_undecided_until_it_is_settled() {
     );
     assert_eq!(program.ask("t.bind(('', 0)) or mark(t)"), "0");
     assert_eq!(program.ask("mark(u)"), "0");
+    // One that is not connected: its next datagram is the daemon's to pass on, then it is free.
+    for _ in 0..3 {
+        assert_eq!(program.ask("v.sendto(b'x', ('203.0.113.5', 9))"), "1");
+        assert_eq!(program.ask("mark(v)"), "0");
+    }
+    let mut buffer = [0; 9];
+    let datagram = lab.sockets.udp[0].receive(&mut buffer).await.unwrap();
+    let identity = lab
+        .capture
+        .identify_udp(datagram.source, datagram.target)
+        .unwrap();
+    assert_eq!(
+        (identity.class, identity.exec),
+        (ClassId::UNDECIDED, exec.number)
+    );
     assert_eq!(lab.label_of(program.pid()), None);
     assert_eq!(Program::start_as(&folder, "chosen").ask("source()"), DIRECT);
     lab.capture.stop().await.unwrap();
@@ -124,6 +139,38 @@ async fn a_verdict_of_a_class_that_is_gone_is_not_taken() {
     let program = Program::start_as(&folder, "chosen");
     let exec = lab.next_exec().await;
     assert_eq!(lab.label_of(program.pid()), undecided(&exec));
+    lab.capture.stop().await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs root and BPF: run scripts/test"]
+async fn everything_outlives_a_daemon_that_is_killed() {
+    let lab = lab("exec-restart").await;
+    let folder = lab.folder("bin");
+    let before = Program::start("/usr/bin/python3");
+    lab.capture.set_interest(&names(&["chosen"])).unwrap();
+    let first = Program::start_as(&folder, "chosen");
+    let exec = lab.next_exec().await;
+    lab.capture.settle(&exec, Some(lab.class), true);
+    let waiting = Program::start_as(&folder, "chosen");
+
+    let lab = lab.restart().await;
+    assert_eq!(lab.capture.known_classes().unwrap(), [lab.class]);
+    let rows = lab.capture.labelled().unwrap();
+    let of = |pid| rows.iter().find(|row| row.pid == pid).map(|row| row.label);
+    assert_eq!(of(before.pid()), None);
+    for program in [&first, &waiting] {
+        assert_eq!(of(program.pid()), Some(Label::Class(lab.class)));
+    }
+    // What is remembered is remembered, and numbers go on.
+    let mut known = Program::start_as(&folder, "chosen");
+    assert_eq!(known.ask("source()"), CAPTURED);
+    assert_eq!(lab.label_of(known.pid()), Some(Label::Class(lab.class)));
+    lab.capture.set_interest(&names(&["chosen"])).unwrap();
+    let again = Program::start_as(&folder, "chosen");
+    let asked = lab.next_exec().await;
+    assert_eq!(asked.pid, again.pid());
+    assert!(asked.number > exec.number);
     lab.capture.stop().await.unwrap();
 }
 

@@ -19,6 +19,7 @@ pub(crate) struct Lab {
     pub(crate) capture: Capture,
     pub(crate) sockets: Sockets,
     pub(crate) class: ClassId,
+    config: Config,
     pub(crate) runtime: tempfile::TempDir,
 }
 
@@ -65,6 +66,7 @@ pub(crate) async fn lab(instance: &str) -> Lab {
             .expect("the class is defined");
     }
     Lab {
+        config: config.clone(),
         _pins: Pins(config.bpffs.join("offramp").join(&config.instance)),
         capture,
         sockets,
@@ -90,6 +92,28 @@ impl Lab {
             .label(pidfd.as_fd(), self.class)
             .expect("the child is labelled");
         child
+    }
+
+    /// What another daemon finds when this one has been killed.
+    pub(crate) async fn restart(self) -> Self {
+        let Lab {
+            capture,
+            sockets,
+            class,
+            config,
+            _pins,
+            runtime,
+        } = self;
+        drop((capture, sockets));
+        let (capture, sockets) = Capture::start(&config).await.expect("capture starts");
+        Lab {
+            capture,
+            sockets,
+            class,
+            config,
+            _pins,
+            runtime,
+        }
     }
 
     /// The next exec that is asked about.

@@ -48,12 +48,15 @@ fn peer() -> Program {
 impl Lab {
     fn relabel(&self, pid: u32, class: Option<ClassId>) {
         let raw = self.row(pid).map_or(0, |row| row.raw);
-        let done = self.capture.relabel(&[(pid, raw, class)]).unwrap();
+        let done = self
+            .capture
+            .relabel(&[(pid, raw, class)])
+            .expect("labels are changed");
         assert_eq!(done, 1, "{pid}");
     }
 
     fn row(&self, pid: u32) -> Option<Labelled> {
-        let rows = self.capture.labelled().unwrap();
+        let rows = self.capture.labelled().expect("labels are listed");
         rows.into_iter().find(|row| row.pid == pid)
     }
 }
