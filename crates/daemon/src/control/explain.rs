@@ -1,26 +1,21 @@
 //! `offramp explain`: why a flow goes the way it goes, told by the functions that decide.
 
 mod case;
+mod decided;
 mod known;
 mod wanted;
 
-use std::sync::Arc;
-
-use offramp_control::{
-    Code, Decided, DecidedStep, ExplainRequest, Explanation, Finding, KernelView, Refusal, Way,
-};
+use offramp_control::{Code, ExplainRequest, Explanation, Finding, KernelView, Refusal, Way};
 use offramp_intercept::Label;
-use offramp_rules::{
-    Claims, Decision, Found, Host, Profile, ProfileId, Target, Verdict, Why, World, claims, decide,
-    decide_name, examine,
-};
+use offramp_rules::{Claims, Found, Profile, ProfileId, claims, examine};
 
 use self::case::Case;
+pub(super) use self::decided::way;
 pub(super) use self::known::login;
 use self::wanted::Wanted;
 use super::{Desk, sees};
 use crate::api::Peer;
-use crate::policy::{Book, Policy};
+use crate::policy::Policy;
 
 impl Desk {
     pub(super) async fn explanation(
@@ -120,76 +115,6 @@ impl Desk {
         }
     }
 
-    fn decided(&self, peer: &Peer, policy: &Policy, claims: &Claims, wanted: &Wanted) -> Decided {
-        let world = Arc::clone(&self.shared.world.borrow());
-        let stands_for = stands_for(policy, claims, &wanted.host);
-        let (host, note) = match &stands_for {
-            Some((address, Some(name))) => (
-                name.clone(),
-                Some(format!("{address} stands for {name}", name = shown(name))),
-            ),
-            Some((address, None)) => {
-                return Decided {
-                    profile: None,
-                    target: wanted.shown.clone(),
-                    steps: Vec::new(),
-                    way: Way::Refused,
-                    verdict: format!("refuse: {address} stands for no name any more"),
-                    note: None,
-                };
-            }
-            None => (wanted.host.clone(), None),
-        };
-        let decision = decision(policy, claims, &host, wanted, &world);
-        let steps = decision.steps.iter();
-        Decided {
-            profile: None,
-            target: wanted.shown.clone(),
-            steps: steps
-                .filter(|step| is_visible(policy, peer, &step.profile))
-                .map(|step| DecidedStep {
-                    profile: step.profile.to_string(),
-                    rule: step.rule.clone(),
-                    sentence: without_name(&step.to_string(), &step.profile),
-                })
-                .collect(),
-            way: way(&decision.verdict),
-            note: note.or_else(|| self.of_names(policy, &host, &decision)),
-            verdict: self.words(policy, &decision.verdict),
-        }
-    }
-
-    /// A verdict, with what the upstream says of itself.
-    fn words(&self, policy: &Policy, verdict: &Verdict) -> String {
-        match verdict {
-            Verdict::Relay(profile) => match policy.active.get(profile) {
-                Some(active) if !active.carries_udp() => {
-                    format!("{verdict}; UDP is refused: the server does not carry it")
-                }
-                _ => verdict.to_string(),
-            },
-            Verdict::Direct(why) => format!("direct: {}", self.shared.explain(why)),
-            Verdict::Refuse(why) => format!("refuse: {}", self.shared.explain(why)),
-        }
-    }
-
-    /// What a look-up of the name is answered.
-    fn of_names(&self, policy: &Policy, host: &Host, decision: &Decision) -> Option<String> {
-        let Host::Name(name) = host else { return None };
-        match &decision.verdict {
-            Verdict::Direct(Why::Unmanaged | Why::Loopback) => None,
-            Verdict::Direct(_) if decision.steps.is_empty() => None,
-            Verdict::Direct(_) => Some(format!(
-                "a look-up of {name} is answered by the system's resolver"
-            )),
-            Verdict::Refuse(Why::NotInForce(_)) => Some(format!("a look-up of {name} is refused")),
-            Verdict::Relay(_) | Verdict::Refuse(_) if policy.books().next().is_some() => Some(
-                format!("a look-up of {name} is answered by an address that stands for the name"),
-            ),
-            Verdict::Relay(_) | Verdict::Refuse(_) => None,
-        }
-    }
-
     /// What the kernel has for a process that the rules come to `found` for.
     fn kernel(&self, label: Option<Label>, found: &Claims) -> KernelView {
         let class = match label {
@@ -229,66 +154,6 @@ impl Desk {
             agrees,
             sentence,
         }
-    }
-}
-
-fn decision(
-    policy: &Policy,
-    claims: &Claims,
-    host: &Host,
-    wanted: &Wanted,
-    world: &World,
-) -> Decision {
-    match (host, wanted.port) {
-        (Host::Name(name), None) => decide_name(&policy.rules, claims, name, world),
-        (host, port) => {
-            let target = Target {
-                host: host.clone(),
-                port: port.unwrap_or_default(),
-            };
-            decide(&policy.rules, claims, &target, world)
-        }
-    }
-}
-
-/// The address and the name that it stands for, where such an app takes it for one that does.
-fn stands_for(
-    policy: &Policy,
-    claims: &Claims,
-    host: &Host,
-) -> Option<(std::net::IpAddr, Option<Host>)> {
-    let Host::Address(address) = host else {
-        return None;
-    };
-    if claims.is_empty() || claims.is_only_above() {
-        return None;
-    }
-    let book: &Book = policy.book(claims)?;
-    let is_name = book.names.contains(*address);
-    is_name.then(|| (*address, book.names.name_of(*address).map(Host::Name)))
-}
-
-fn shown(host: &Host) -> String {
-    match host {
-        Host::Name(name) => name.to_string(),
-        Host::Address(address) => address.to_string(),
-    }
-}
-
-/// Of what `decide` says of a step, that which follows the profile's name.
-fn without_name(sentence: &str, profile: &ProfileId) -> String {
-    let prefix = format!("{profile}: ");
-    sentence
-        .strip_prefix(&prefix)
-        .unwrap_or(sentence)
-        .to_owned()
-}
-
-pub(super) fn way(verdict: &Verdict) -> Way {
-    match verdict {
-        Verdict::Relay(_) => Way::Relay,
-        Verdict::Direct(_) => Way::Direct,
-        Verdict::Refuse(_) => Way::Refused,
     }
 }
 

@@ -4,6 +4,9 @@
 mod entries;
 mod processes;
 
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -216,11 +219,13 @@ impl Meant for Service {
 }
 
 fn beginning(path: &Path) -> String {
-    use std::io::Read;
-
     let mut text = Vec::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(SCRIPT).read_to_end(&mut text));
-    match read {
+    let file = OpenOptions::new()
+        .read(true)
+        // What has become a FIFO meanwhile would wait for somebody who writes.
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path);
+    match file.and_then(|file| file.take(SCRIPT).read_to_end(&mut text)) {
         Ok(_) => String::from_utf8_lossy(&text).into_owned(),
         Err(_) => String::new(),
     }

@@ -33,6 +33,7 @@ pub(super) struct Case {
 
 /// A living process.
 struct Found {
+    pid: u32,
     app: App,
     label: Option<Labelled>,
     inherited: Arc<Claims>,
@@ -78,8 +79,12 @@ impl Desk {
         if !sees(peer, found.app.user.id) {
             return None;
         }
+        let subject = match found.pid == pid {
+            true => format!("process {pid}"),
+            false => format!("process {}, of which {pid} is a thread", found.pid),
+        };
         let mut case = Case {
-            subject: format!("process {pid}"),
+            subject,
             facts: facts(&found.app, &found.inherited),
             app: Some(found.app),
             inherited: found.inherited,
@@ -178,7 +183,8 @@ impl Desk {
 }
 
 /// A process as it is, with what the kernel has for it.
-fn look(shared: &Shared, pid: u32) -> Option<Found> {
+fn look(shared: &Shared, thread: u32) -> Option<Found> {
+    let pid = process_of(thread)?;
     let app = shared.facts.of_process(pid)?;
     let label = shared.capture.labelled().ok()?;
     let label = label.into_iter().find(|process| process.pid == pid);
@@ -188,9 +194,18 @@ fn look(shared: &Shared, pid: u32) -> Option<Found> {
         .iter()
         .any(|process| process.pid == pid && !process.is_ours);
     Some(Found {
+        pid,
         app,
         label,
         inherited: inherited.unwrap_or_default(),
         is_elsewhere,
     })
+}
+
+/// The process that a thread is of.
+fn process_of(thread: u32) -> Option<u32> {
+    let status = std::fs::read(format!("/proc/{thread}/status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
+    let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
+    line.trim().parse().ok()
 }

@@ -1,0 +1,145 @@
+//! A decision, as `decide` made it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use offramp_control::{Decided, DecidedStep, Way};
+use offramp_rules::{
+    Claims, Decision, Host, ProfileId, Target, Verdict, Why, World, decide, decide_name,
+};
+
+use super::wanted::Wanted;
+use super::{Desk, is_visible};
+use crate::api::Peer;
+use crate::policy::{Book, Policy};
+
+impl Desk {
+    pub(super) fn decided(
+        &self,
+        peer: &Peer,
+        policy: &Policy,
+        claims: &Claims,
+        wanted: &Wanted,
+    ) -> Decided {
+        let world = Arc::clone(&self.shared.world.borrow());
+        let stands_for = stands_for(policy, claims, &wanted.host);
+        let (host, note) = match &stands_for {
+            Some((address, Some(name))) => (
+                name.clone(),
+                Some(format!("{address} stands for {name}", name = shown(name))),
+            ),
+            Some((address, None)) => {
+                return Decided {
+                    profile: None,
+                    target: wanted.shown.clone(),
+                    steps: Vec::new(),
+                    way: Way::Refused,
+                    verdict: format!("refuse: {address} stands for no name any more"),
+                    note: None,
+                };
+            }
+            None => (wanted.host.clone(), None),
+        };
+        let decision = decision(policy, claims, &host, wanted, &world);
+        let steps = decision.steps.iter();
+        Decided {
+            profile: None,
+            target: wanted.shown.clone(),
+            steps: steps
+                .filter(|step| is_visible(policy, peer, &step.profile))
+                .map(|step| DecidedStep {
+                    profile: step.profile.to_string(),
+                    rule: step.rule.clone(),
+                    sentence: without_name(&step.to_string(), &step.profile),
+                })
+                .collect(),
+            way: way(&decision.verdict),
+            note: note.or_else(|| of_names(&host, &decision.verdict)),
+            verdict: self.words(policy, &decision.verdict),
+        }
+    }
+
+    /// A verdict, with what the upstream says of itself.
+    fn words(&self, policy: &Policy, verdict: &Verdict) -> String {
+        match verdict {
+            Verdict::Relay(profile) => match policy.active.get(profile) {
+                Some(active) if !active.carries_udp() => {
+                    format!("{verdict}; UDP is refused: the server does not carry it")
+                }
+                _ => verdict.to_string(),
+            },
+            Verdict::Direct(why) => format!("direct: {}", self.shared.explain(why)),
+            Verdict::Refuse(why) => format!("refuse: {}", self.shared.explain(why)),
+        }
+    }
+}
+
+/// What a look-up of the name is answered; see `AppLookup::way`.
+fn of_names(host: &Host, verdict: &Verdict) -> Option<String> {
+    let Host::Name(name) = host else { return None };
+    let answer = match verdict {
+        Verdict::Direct(Why::Unmanaged | Why::Loopback) => return None,
+        Verdict::Direct(Why::Excluded(..) | Why::OtherDomain(_) | Why::OnDemand(_)) => {
+            "answered by the system's resolver"
+        }
+        Verdict::Refuse(Why::NotInForce(_)) => "refused",
+        _ => "answered by an address that stands for the name",
+    };
+    Some(format!("a look-up of {name} is {answer}"))
+}
+
+fn decision(
+    policy: &Policy,
+    claims: &Claims,
+    host: &Host,
+    wanted: &Wanted,
+    world: &World,
+) -> Decision {
+    match (host, wanted.port) {
+        (Host::Name(name), None) => decide_name(&policy.rules, claims, name, world),
+        (host, port) => {
+            let target = Target {
+                host: host.clone(),
+                port: port.unwrap_or_default(),
+            };
+            decide(&policy.rules, claims, &target, world)
+        }
+    }
+}
+
+/// The address and the name that it stands for, where such an app takes it for one that does.
+fn stands_for(policy: &Policy, claims: &Claims, host: &Host) -> Option<(IpAddr, Option<Host>)> {
+    let Host::Address(address) = host else {
+        return None;
+    };
+    if claims.is_empty() || claims.is_only_above() {
+        return None;
+    }
+    let book: &Book = policy.book(claims)?;
+    let is_name = book.names.contains(*address);
+    is_name.then(|| (*address, book.names.name_of(*address).map(Host::Name)))
+}
+
+fn shown(host: &Host) -> String {
+    match host {
+        Host::Name(name) => name.to_string(),
+        Host::Address(address) => address.to_string(),
+    }
+}
+
+/// Of what `decide` says of a step, that which follows the profile's name.
+fn without_name(sentence: &str, profile: &ProfileId) -> String {
+    let prefix = format!("{profile}: ");
+    sentence
+        .strip_prefix(&prefix)
+        .unwrap_or(sentence)
+        .to_owned()
+}
+
+pub(in crate::control) fn way(verdict: &Verdict) -> Way {
+    match verdict {
+        Verdict::Relay(_) => Way::Relay,
+        Verdict::Direct(_) => Way::Direct,
+        Verdict::Refuse(_) => Way::Refused,
+    }
+}
