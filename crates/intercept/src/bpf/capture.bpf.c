@@ -44,6 +44,8 @@
 #define OTHER_MARKS 0x000fffff
 #define TCX_NEXT (-1)
 #define PF_EXITING 0x4
+#define SIGKILL 9
+#define PIDTYPE_TGID 1
 
 /* What a class lets its flows do; written by the daemon. */
 #define CLASS_OPEN (1 << 0)	   /* flows may begin */
@@ -381,6 +383,19 @@ static __always_inline int put_label(struct task_struct *task, struct label *lab
 	return bpf_map_update_elem(&strays, &process, label, BPF_ANY);
 }
 
+/* Linux 6.13. */
+extern int bpf_send_signal_task(struct task_struct *task, int signal, int type, __u64 value) __ksym
+	__weak;
+
+/* For a child that cannot be given its label: rather gone than past the proxy. */
+static __always_inline void end_child(struct task_struct *task)
+{
+	if (bpf_ksym_exists(bpf_send_signal_task))
+		bpf_send_signal_task(task, SIGKILL, PIDTYPE_TGID, 0);
+	else
+		bpf_send_signal(SIGKILL);
+}
+
 SEC("tp_btf/task_newtask")
 int BPF_PROG(inherit, struct task_struct *task)
 {
@@ -390,11 +405,12 @@ int BPF_PROG(inherit, struct task_struct *task)
 	if (!stored)
 		return 0;
 	label = resolve(stored);
-	put_label(task, &label);
+	if (put_label(task, &label) && label.class)
+		end_child(task);
 	/* A relabelling may be at work: it has met the parent and not yet the child. */
 	later = resolve(stored);
-	if (to_word(later) != to_word(label))
-		put_label(task, &later);
+	if (to_word(later) != to_word(label) && put_label(task, &later) && later.class)
+		end_child(task);
 	return 0;
 }
 
@@ -867,9 +883,10 @@ static __always_inline int on_bind(struct bpf_sock_addr *ctx)
 		give_back(ctx, 0);
 		return 1;
 	}
-	if (ctx->type != SOCK_STREAM || !ctx->user_port)
+	if (ctx->type != SOCK_STREAM)
 		return 1;
-	if (class && class->flags & CLASS_INBOUND)
+	/* An undecided one may turn out to be an unmanaged server; until then the guard is shut. */
+	if (label.class == UNDECIDED || (class && class->flags & CLASS_INBOUND && ctx->user_port))
 		bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &none, sizeof(none));
 	return 1;
 }
@@ -1019,6 +1036,20 @@ static __always_inline int identify(struct tuple *tuple, struct owner *owner, st
 	return !bpf_map_update_elem(&identities, tuple, owner, BPF_ANY);
 }
 
+/* Whether a socket is free but for what it has sent to the daemon already: of a program that was
+ * undecided when it made it, and is unmanaged. */
+static __always_inline int is_free(struct owner *owner)
+{
+	__u32 *class;
+
+	if (owner->flags & OWNER_FREE)
+		return 1;
+	if (owner->label.class != UNDECIDED)
+		return 0;
+	class = bpf_map_lookup_elem(&settled, &owner->label.exec);
+	return class && !*class;
+}
+
 static __always_inline struct bpf_sock *full_socket(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
@@ -1053,7 +1084,7 @@ int on_egress(struct __sk_buff *skb)
 		return drop(COUNT_EGRESS_DROP);
 	if (bpf_get_netns_cookie(skb) != set->netns_cookie)
 		return skb->ifindex == LOOPBACK_IFINDEX ? 1 : drop(COUNT_EGRESS_DROP);
-	if (owner->flags & OWNER_FREE && skb->ifindex != set->device)
+	if (skb->ifindex != set->device && is_free(owner))
 		return 1;
 	if (skb->ifindex == set->device)
 		return !begins || identify(&tuple, owner, class) ? 1 : drop(COUNT_EGRESS_DROP);
@@ -1083,7 +1114,7 @@ int on_ingress(struct __sk_buff *skb)
 	if (!sk)
 		return 1;
 	owner = owner_of(sk);
-	if (!owner || owner->flags & OWNER_FREE || skb->ifindex == LOOPBACK_IFINDEX)
+	if (!owner || skb->ifindex == LOOPBACK_IFINDEX || is_free(owner))
 		return 1;
 	set = get_settings();
 	class = get_class(owner->label.class);

@@ -16,7 +16,6 @@
 #define PATH_SIZE 4096
 #define FILENAME_SIZE 256
 #define ARGUMENTS_SIZE 512
-#define SIGKILL 9
 
 /* FNV-1a, 64 bits. */
 #define HASH_BASIS 0xcbf29ce484222325ULL

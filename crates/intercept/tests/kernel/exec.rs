@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use offramp_intercept::{Class, ClassId, Exec, FileId, Interest, Label};
+use offramp_intercept::{Class, ClassId, Exec, FileId, Interest, Label, Swept};
 
 use crate::lab::{CAPTURED, DIRECT, Lab, Program, build_probe, lab, run};
 
@@ -83,7 +83,7 @@ async fn a_program_is_undecided_until_it_is_settled() {
 
     // Unmanaged: what it made meanwhile is given back at its next use.
     assert_eq!(
-        program.ask("put(u=socket.socket(socket.AF_INET, socket.SOCK_DGRAM), v=socket.socket(socket.AF_INET, socket.SOCK_DGRAM), t=socket.socket())"),
+        program.ask("put(u=socket.socket(socket.AF_INET, socket.SOCK_DGRAM), v=socket.socket(socket.AF_INET, socket.SOCK_DGRAM), w=socket.socket(socket.AF_INET, socket.SOCK_DGRAM), t=socket.socket())"),
         "put"
     );
     assert_ne!(program.ask("mark(u)"), "0");
@@ -111,6 +111,11 @@ async fn a_program_is_undecided_until_it_is_settled() {
     );
     assert_eq!(lab.label_of(program.pid()), None);
     assert_eq!(Program::start_as(&folder, "chosen").ask("source()"), DIRECT);
+    // What nobody has used since is given back by the next sweep.
+    assert_ne!(program.ask("mark(w)"), "0");
+    assert_eq!(lab.capture.sweep().unwrap().ended, 0);
+    assert_eq!(program.ask("mark(w)"), "0");
+    assert_eq!(lab.capture.sweep().unwrap(), Swept::default());
     lab.capture.stop().await.unwrap();
 }
 
@@ -139,6 +144,52 @@ async fn a_verdict_of_a_class_that_is_gone_is_not_taken() {
     let program = Program::start_as(&folder, "chosen");
     let exec = lab.next_exec().await;
     assert_eq!(lab.label_of(program.pid()), undecided(&exec));
+    lab.capture.stop().await.unwrap();
+}
+
+/// Starts one program after another and prints what each says.
+const STARTS: &str = "[(print(os.popen('exec ' + p).read().strip(), flush=True)) and 0 for i in range(N) for p in P]";
+
+#[tokio::test]
+#[ignore = "needs root and BPF: run scripts/test"]
+async fn none_of_many_starts_is_missed_while_the_interest_changes() {
+    const ROUNDS: usize = 300;
+    let lab = lab("exec-many").await;
+    let folder = lab.folder("bin");
+    let [named, filed, settled, other] = ["named", "filed", "settled", "other"].map(|name| {
+        let path = folder.join(name);
+        build_probe(&path, &["-static"]);
+        path
+    });
+    let id = FileId::of(&File::open(&filed).unwrap()).unwrap();
+    let interest = |extra: usize| Interest {
+        executables: ["named", "settled"]
+            .into_iter()
+            .map(str::to_owned)
+            .chain((0..20).map(|i| format!("extra-{}", i + extra)))
+            .collect(),
+        files: [id].into(),
+        ..Interest::default()
+    };
+    lab.capture.set_interest(&interest(0)).unwrap();
+    let mut starter = Program::start("/usr/bin/python3");
+    let programs = [&named, &filed, &settled, &other]
+        .map(|path| format!("'{}'", path.display()))
+        .join(",");
+    let order = STARTS
+        .replace("(N)", &format!("({ROUNDS})"))
+        .replace(" in P]", &format!(" in [{programs}]]"));
+    starter.tell(&order);
+    for round in 0..ROUNDS {
+        let exec = lab.next_exec().await;
+        if exec.filename.ends_with("settled") {
+            lab.capture.settle(&exec, Some(lab.class), true);
+        }
+        lab.capture.set_interest(&interest(round % 7)).unwrap();
+        for expected in [CAPTURED, CAPTURED, CAPTURED, DIRECT] {
+            assert_eq!(starter.answer(), expected, "round {round}");
+        }
+    }
     lab.capture.stop().await.unwrap();
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use offramp_intercept::{Class, ClassId, Label, Labelled, Swept};
+use offramp_intercept::{Class, ClassId, Interest, Label, Labelled, Swept};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::lab::{CAPTURED, DIRECT, Lab, Program, build_probe, lab, run};
@@ -320,6 +320,58 @@ async fn every_thread_has_the_label() {
     // Not what it is expected to carry: left alone.
     assert_eq!(lab.capture.relabel(&[(app.pid(), 0, None)]).unwrap(), 0);
     assert_eq!(lab.label_of(app.pid()), Some(Label::Class(lab.class)));
+    lab.capture.stop().await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs root and BPF: run scripts/test"]
+async fn a_server_that_was_undecided_serves_when_it_is_unmanaged() {
+    let lab = lab("sweep-server").await;
+    let mut peer = peer();
+    let folder = lab.folder("bin");
+    let interest = Interest {
+        executables: ["chosen".to_owned()].into(),
+        ..Interest::default()
+    };
+    lab.capture.set_interest(&interest).unwrap();
+    let mut server = Program::start_as(&folder, "chosen");
+    let exec = lab.next_exec().await;
+    server.ask("put(l=socket.create_server(('', 7000)), m=socket.create_server(('', 0)), u=socket.socket(socket.AF_INET, socket.SOCK_DGRAM))");
+    server.ask("u.bind(('', 7002))");
+    let port = server.ask("m.getsockname()[1]");
+    // Not while it is not known what it is.
+    peer.ask("put(v=socket.socket(socket.AF_INET, socket.SOCK_DGRAM), r=socket.socket())");
+    peer.ask("r.setblocking(0)");
+    assert_eq!(peer.ask("r.connect(('192.0.2.1', 7000))"), "EINPROGRESS");
+    let dropped = || lab.capture.counter(offramp_intercept::Counter::IngressDrop);
+    for _ in 0..10_000 {
+        if dropped() > 0 {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert!(dropped() > 0);
+    lab.capture.settle(&exec, None, false);
+    for port in ["7000", &port] {
+        let name = if port == "7000" { "l" } else { "m" };
+        peer.ask(&format!(
+            "put(c=socket.create_connection(('192.0.2.1', {port})))"
+        ));
+        assert_eq!(server.ask(&format!("put(a={name}.accept()[0])")), "put");
+        assert_eq!(peer.ask("c.send(b'hi')"), "2");
+        assert_eq!(
+            server.ask("a.recv(9) + bytes([a.send(b'ho')])"),
+            "b'hi\\x02'"
+        );
+        assert_eq!(peer.ask("c.recv(9)"), "b'ho'");
+    }
+    lab.capture.sweep().unwrap();
+    assert_eq!(peer.ask("v.sendto(b'hi', ('192.0.2.1', 7002))"), "2");
+    assert_eq!(
+        server.ask("(lambda d, p: u.sendto(d, p))(*u.recvfrom(9))"),
+        "2"
+    );
+    assert_eq!(peer.ask("v.recv(9)"), "b'hi'");
     lab.capture.stop().await.unwrap();
 }
 
