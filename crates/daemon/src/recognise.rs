@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use offramp_intercept::{ClassId, Exec, Identity, Label, Labelled};
 use offramp_rules::{App, Claim, Claims, Profiles, claims, is_settled};
+use tokio::sync::MutexGuard;
 
 use crate::facts::Process;
 use crate::shared::Shared;
@@ -44,7 +45,9 @@ impl Shared {
             Some(inherited) => self.recognise_start(exec, &inherited).await,
             None => None,
         };
-        self.verdicts.put(number, verdict);
+        if verdict.is_none() {
+            self.verdicts.put(number, None);
+        }
     }
 
     async fn recognise_start(self: &Arc<Self>, exec: Exec, inherited: &Claims) -> Verdict {
@@ -53,14 +56,7 @@ impl Shared {
             let exec = Arc::clone(&exec);
             move |shared: &Shared| shared.facts.of_exec(&exec)
         };
-        let seen = self.rules_seen();
-        let app = self.ask(of_exec.clone()).await;
-        let _changing = self.changing.lock().await;
-        let app = match seen == self.rules_seen() {
-            true => app,
-            // What was looked up is what the rules before asked for.
-            false => self.ask(of_exec).await,
-        };
+        let (app, _changing) = self.know(of_exec).await;
         let Some(app) = app else {
             tracing::debug!(
                 exec = exec.number,
@@ -73,6 +69,8 @@ impl Shared {
         let found = Arc::new(claims(&policy.rules, &app, inherited));
         let class = self.class_of(&found).await.ok()?;
         let cache = is_settled(&policy.rules, &app) && self.facts.is_by_path(&exec, &app);
+        // Before others look at the process: they would find it settled, and nothing said of it.
+        self.verdicts.put(exec.number, Some(Arc::clone(&found)));
         self.capture.settle(&exec, class, cache);
         tracing::debug!(
             exec = exec.number,
@@ -86,8 +84,8 @@ impl Shared {
 
     /// Decides about a process whose question was lost.
     async fn look_at(self: &Arc<Self>, pid: u32, exec: u32) -> Option<Arc<Claims>> {
-        let app = self.ask(move |shared| shared.facts.of_process(pid)).await?;
-        let _changing = self.changing.lock().await;
+        let of_process = move |shared: &Shared| shared.facts.of_process(pid);
+        let (app, _changing) = self.know(of_process).await;
         if let Some(verdict) = self.verdicts.get(exec) {
             return verdict;
         }
@@ -99,10 +97,10 @@ impl Shared {
             return None;
         }
         let inherited = self.carried(&process)?;
-        let found = Arc::new(claims(&self.policy().rules, &app, &inherited));
+        let found = Arc::new(claims(&self.policy().rules, &app?, &inherited));
         let class = self.class_of(&found).await.ok()?;
-        self.capture.settle_number(exec, class);
         self.verdicts.put(exec, Some(Arc::clone(&found)));
+        self.capture.settle_number(exec, class);
         Some(found)
     }
 
@@ -278,6 +276,22 @@ impl Shared {
         let (policy, world) = (self.policy(), Arc::clone(&self.world.borrow()));
         self.publish_class(class, claims, &policy, &world).await;
         Ok(Some(class))
+    }
+
+    /// What is known of a process, as the rules in force ask for it, and the right to change classes:
+    /// as long as that is held, the rules stay.
+    async fn know(
+        self: &Arc<Self>,
+        question: impl Fn(&Shared) -> Option<App> + Clone + Send + 'static,
+    ) -> (Option<App>, MutexGuard<'_, ()>) {
+        let seen = self.rules_seen();
+        // Before anybody has to wait: files may be slow.
+        let app = self.ask(question.clone()).await;
+        let changing = self.changing.lock().await;
+        match seen == self.rules_seen() {
+            true => (app, changing),
+            false => (self.ask(question).await, changing),
+        }
     }
 
     /// Asks the files about processes, beside the tasks that move bytes.
