@@ -1,5 +1,6 @@
 //! Users of the client, and the ways that their programs' flows take.
 
+use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -110,8 +111,14 @@ pub fn copy_probe(lab: &Lab, name: &str) -> PathBuf {
 }
 
 impl Visit {
-    /// Lets `command`, a copy of the probe, open a flow to an echo.
+    /// Lets `command`, a copy of the probe, open a flow to an echo that nobody else reaches now.
     pub fn to(lab: &Lab, daemon: &Daemon<'_>, mut command: Command, target: &str) -> Self {
+        let address: SocketAddr = target.parse().expect("an address and a port");
+        let peer = || {
+            let seen = lab.servers().seen();
+            let mut here = seen.iter().filter(|seen| seen.target == address);
+            here.next_back().map(|seen| seen.peer.ip())
+        };
         lab.servers().forget();
         command.args(["open", "1", target]).stdin(Stdio::piped());
         let mut running = Running::start(command);
@@ -119,7 +126,7 @@ impl Visit {
             running.said().contains('\n') || !running.is_running()
         });
         let said = running.said();
-        let way = match lab.servers().seen().last().map(|seen| seen.peer.ip()) {
+        let way = match peer() {
             _ if said.starts_with("open 0") => Way::Refused,
             Some(peer) if peer == CLIENT || peer == CLIENT6 => Way::Direct,
             Some(_) => Way::Relayed(profile_of(daemon, running.id())),
