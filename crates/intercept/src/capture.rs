@@ -1,17 +1,18 @@
-//! Capture as a whole: start, classes, labels, identities, stop.
+//! Capture as a whole: start, classes, identities, stop.
+
+mod claim;
+mod config;
+mod labels;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::fd::{AsFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::time::{ClockId, clock_gettime};
 use offramp_rules::Prefix;
 use tokio::sync::Mutex;
@@ -19,76 +20,16 @@ use tokio::sync::Mutex;
 use crate::class::{Class, ClassId, RETURN_CLASS};
 use crate::events::{Event, Events};
 use crate::interest::Asking;
-use crate::label::{Exec, Interest, Label, Labelled, Swept};
-use crate::maps::{Counter, Identity, MapError, Maps, from_word, read_label, read_rows};
+use crate::maps::{Counter, Identity, MapError, Maps};
 use crate::namespace::Namespace;
 use crate::network::{Changes, ClassRoutes, Conflict, Network, NetworkError, Survey};
-use crate::programs::{self, LoadError, Loader, Places, skeleton::types};
-use crate::requirements::{Requirement, cgroup_root, kernel_version, requirements};
+use crate::programs::{self, Loader, Places, skeleton::types};
+use crate::requirements::{cgroup_root, kernel_version, requirements};
 use crate::sockets::Sockets;
 use crate::sweep::Sweeper;
 
-/// Where an instance keeps what must outlive its process.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The mount point of bpffs; `/sys/fs/bpf` on every distribution.
-    pub bpffs: PathBuf,
-    /// A folder for the private namespace's mount; it is made.
-    pub runtime: PathBuf,
-    /// Tells the pins of several instances apart.
-    pub instance: String,
-    /// How old the heartbeat may be before managed apps are refused.
-    pub patience: Duration,
-}
-
-/// Why capture did not start. Nothing that was there before is lost: managed apps that an earlier
-/// run left are refused as they were.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The machine lacks something.
-    #[error("{}: {}", .0.name, .0.detail)]
-    Missing(Requirement),
-    /// One instance serves a network namespace.
-    #[error("another offrampd serves this network namespace: stop it first")]
-    Busy,
-    /// The pins with this name are another namespace's.
-    #[error(
-        "the instance {0} serves another network namespace: choose another name with --instance, \
-         or end that one and remove it with `offrampd --uninstall --instance {0}`"
-    )]
-    Elsewhere(String),
-    /// The lock that tells instances apart cannot be taken.
-    #[error("cannot lock {path}")]
-    Lock {
-        /// The file that is locked.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The private namespace cannot be made.
-    #[error("cannot make the private network namespace in {path}")]
-    Namespace {
-        /// Where it is mounted.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// Devices, rules and routes.
-    #[error(transparent)]
-    Network(#[from] NetworkError),
-    /// The kernel programs.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// The maps.
-    #[error(transparent)]
-    Map(#[from] MapError),
-    /// The listeners.
-    #[error("cannot open the sockets that captured flows arrive at")]
-    Sockets(#[source] io::Error),
-    /// The kernel's ring of events.
-    #[error("cannot read the events of the kernel programs")]
-    Events(#[source] libbpf_rs::Error),
-}
+use self::claim::Claim;
+pub use self::config::{Config, StartError};
 
 /// Single targets that a class may have approved at one time.
 const APPROVALS: usize = 4096;
@@ -245,81 +186,6 @@ impl Capture {
             of_class.pop_front();
         }
         Ok(())
-    }
-
-    /// Labels a process of one thread: from here on it and all that it starts are managed.
-    pub fn label(&self, process: BorrowedFd<'_>, class: ClassId) -> Result<(), MapError> {
-        let label = types::label {
-            class: class.number(),
-            ..types::label::default()
-        };
-        self.maps.set_label(process, label)
-    }
-
-    /// The label of a process.
-    pub fn label_of(&self, process: BorrowedFd<'_>) -> Result<Option<Label>, MapError> {
-        Ok(self.maps.label(process)?.and_then(read_label))
-    }
-
-    /// The processes that carry a label, those whose flows are not captured among them.
-    pub fn labelled(&self) -> Result<Vec<Labelled>, StartError> {
-        Ok(read_rows(&programs::iterate(&self.pins, "list_labelled")?))
-    }
-
-    /// Says which execs are asked about from here on. Verdicts of before are forgotten.
-    pub fn set_interest(&self, interest: &Interest) -> Result<(), MapError> {
-        // Without the hierarchy the programs could not have been attached.
-        let root = cgroup_root().unwrap_or_default();
-        self.asking.set(interest, &root)
-    }
-
-    /// Answers for an exec; none: the program is unmanaged. With `cache` later execs of the same
-    /// kind are not asked about: of the same executable by the same path, started by the same class
-    /// (and user, and cgroup, where the interest has those). Not for scripts: theirs is the
-    /// interpreter.
-    pub fn settle(&self, exec: &Exec, class: Option<ClassId>, cache: bool) {
-        self.settle_number(exec.number, class);
-        if !cache || exec.before.is_some() {
-            return;
-        }
-        let instance = class.map_or(Ok(0), |class| self.maps.instance(class));
-        let remembered = instance.and_then(|instance| self.asking.remember(exec, class, instance));
-        if let Err(error) = remembered {
-            tracing::debug!(exec = exec.number, error = %error, "verdict not remembered");
-        }
-    }
-
-    /// Answers for the exec of this number.
-    pub fn settle_number(&self, exec: u32, class: Option<ClassId>) {
-        // What cannot be told stays undecided: its flows go on asking.
-        if let Err(error) = self.maps.settle(exec, class) {
-            tracing::warn!(exec, error = %error, "verdict not told");
-        }
-    }
-
-    /// Gives running processes, each with the raw label that it is expected to have (0: none), a
-    /// class, or none. One whose label is another by now is left alone. Returns how many have what
-    /// was asked for. What they start meanwhile may carry the label of before: look again.
-    pub fn relabel(&self, changes: &[(u32, u64, Option<ClassId>)]) -> Result<usize, StartError> {
-        let changes: Vec<_> = changes
-            .iter()
-            .map(|(pid, expected, class)| {
-                let label = types::label {
-                    class: class.map_or(0, ClassId::number),
-                    from: 0,
-                    exec: from_word(*expected).exec,
-                };
-                (*pid, *expected, label)
-            })
-            .collect();
-        self.sweeper.relabel(&changes)
-    }
-
-    /// Brings the open sockets of all processes in this network namespace under what these carry:
-    /// direct flows of captured processes end (the program sees ECONNABORTED) where the class does
-    /// not let them be direct, and sockets of classes that end are given back.
-    pub fn sweep(&self) -> Result<Swept, StartError> {
-        self.sweeper.sweep()
     }
 
     /// Whose an accepted TCP flow is. To be asked once for each flow; none: reset it.
@@ -483,49 +349,6 @@ const STAND_IN_V6: [u16; 5] = [0x2001, 2, 0, 0x53, 1];
 /// The stand-in of ::1, as the kernel programs have it.
 const STAND_IN_LOOPBACK: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0x53, 0, 0, 0, 1);
 
-/// The lock of a network namespace, in a folder where only root can make files.
-struct Claim {
-    _lock: Flock<File>,
-    path: PathBuf,
-}
-
-impl Claim {
-    fn take(cookie: u64) -> Result<Self, StartError> {
-        let path = PathBuf::from(format!("/run/offramp-{cookie}.lock"));
-        let failed = |source| StartError::Lock {
-            path: path.clone(),
-            source,
-        };
-        // The daemon that held it may remove the file between our open and our lock.
-        for _ in 0..3 {
-            let file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .custom_flags(libc::O_NOFOLLOW)
-                .open(&path)
-                .map_err(failed)?;
-            let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => lock,
-                Err((_, Errno::EWOULDBLOCK)) => return Err(StartError::Busy),
-                Err((_, errno)) => return Err(failed(errno.into())),
-            };
-            let ours = lock.metadata().map_err(failed)?.ino();
-            if fs::metadata(&path).is_ok_and(|there| there.ino() == ours) {
-                return Ok(Self { _lock: lock, path });
-            }
-        }
-        Err(StartError::Busy)
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
 fn pins(config: &Config) -> PathBuf {
     config.bpffs.join("offramp").join(&config.instance)
 }
@@ -567,17 +390,6 @@ fn load(
         connect_unix,
     })?;
     Ok((maps, pins))
-}
-
-#[expect(unsafe_code, reason = "calls pidfd_open")]
-pub(crate) fn open_process(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: the call takes no pointers.
-    let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    match i32::try_from(opened) {
-        // SAFETY: the kernel has just opened it for us.
-        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 /// SO_NETNS_COOKIE (asm-generic/socket.h), which neither nix nor socket2 have.

@@ -1,15 +1,22 @@
 //! The maps that the daemon and the kernel programs share.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+mod keys;
+mod labels;
+mod plain;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use offramp_rules::{Prefix, Protocol};
 
+use self::keys::{from_words, prefix, to_words, tuple};
+pub(crate) use self::labels::{from_word, read_label, read_rows, to_word};
+pub(crate) use self::plain::{Plain, bytes, delete, get, open, put, value};
+use self::plain::{get_bytes, put_bytes};
 use crate::class::{Class, ClassId};
-use crate::label::{Label, Labelled};
 use crate::programs::skeleton::types;
 
 /// An update or a look-up that the kernel refused.
@@ -79,60 +86,6 @@ const CLASS_PERSONAL: u32 = 16;
 const CLASS_TRACKED: u32 = 32;
 const CLASS_TOOLS: u32 = 64;
 const CLASS_ENDING: u32 = 128;
-
-/// A line of what the iterator `list_labelled` writes; `struct row` of the kernel programs.
-#[derive(Clone, Copy, Default)]
-#[repr(C)]
-struct Row {
-    label: types::label,
-    process: u32,
-    uid: u32,
-}
-
-/// The plain structs that are read and written as bytes.
-///
-/// # Safety
-///
-/// Without padding, and any bytes are a value.
-#[expect(unsafe_code, reason = "a promise about layout")]
-pub(crate) unsafe trait Plain: Copy + Default {}
-
-macro_rules! plain {
-    ($($type:ty),*) => {$(
-        // SAFETY: integers and arrays of them, laid out by the C compiler without padding.
-        #[expect(unsafe_code, reason = "a promise about layout")]
-        unsafe impl Plain for $type {}
-    )*};
-}
-plain!(
-    types::settings,
-    types::owner,
-    types::class,
-    types::interest,
-    types::kind,
-    types::verdict,
-    types::label,
-    Row,
-    types::relabel,
-    types::sweep,
-    types::tuple,
-    types::prefix,
-    u32,
-    u64,
-    [u32; 4]
-);
-
-#[expect(unsafe_code, reason = "reads a struct as bytes")]
-pub(crate) fn bytes<T: Plain>(value: &T) -> &[u8] {
-    // SAFETY: Plain has no padding, so every byte is initialised.
-    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
-}
-
-#[expect(unsafe_code, reason = "reads bytes as a struct")]
-pub(crate) fn value<T: Plain>(bytes: &[u8]) -> Option<T> {
-    // SAFETY: any bytes are a value of a Plain type, and the length fits.
-    (bytes.len() >= size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
-}
 
 /// The maps, opened from their pins.
 pub(crate) struct Maps {
@@ -382,115 +335,6 @@ impl Maps {
     }
 }
 
-pub(crate) fn open(pins: &Path, map: &'static str) -> Result<MapHandle, MapError> {
-    MapHandle::from_pinned_path(pins.join(map)).map_err(|source| MapError {
-        action: "open",
-        map,
-        source,
-    })
-}
-
-pub(crate) fn get<K: Plain, V: Plain>(
-    handle: &MapHandle,
-    map: &'static str,
-    key: &K,
-) -> Result<Option<V>, MapError> {
-    get_bytes(handle, map, bytes(key))
-}
-
-fn get_bytes<V: Plain>(
-    handle: &MapHandle,
-    map: &'static str,
-    key: &[u8],
-) -> Result<Option<V>, MapError> {
-    match handle.lookup(key, MapFlags::ANY) {
-        Ok(found) => Ok(found.as_deref().and_then(value)),
-        Err(source) => Err(MapError {
-            action: "read",
-            map,
-            source,
-        }),
-    }
-}
-
-pub(crate) fn put<K: Plain>(
-    handle: &MapHandle,
-    map: &'static str,
-    key: &K,
-    value: &[u8],
-) -> Result<(), MapError> {
-    put_bytes(handle, map, bytes(key), value)
-}
-
-fn put_bytes(
-    handle: &MapHandle,
-    map: &'static str,
-    key: &[u8],
-    value: &[u8],
-) -> Result<(), MapError> {
-    handle
-        .update(key, value, MapFlags::ANY)
-        .map_err(|source| MapError {
-            action: "write",
-            map,
-            source,
-        })
-}
-
-pub(crate) fn delete<K: Plain>(
-    handle: &MapHandle,
-    map: &'static str,
-    key: &K,
-) -> Result<(), MapError> {
-    match handle.delete(bytes(key)) {
-        Err(source) if source.kind() != libbpf_rs::ErrorKind::NotFound => Err(MapError {
-            action: "delete from",
-            map,
-            source,
-        }),
-        _ => Ok(()),
-    }
-}
-
-/// A label as one word, as the kernel programs compare it.
-pub(crate) fn to_word(label: types::label) -> u64 {
-    value(bytes(&label)).expect("a label has eight octets")
-}
-
-pub(crate) fn from_word(word: u64) -> types::label {
-    value(bytes(&word)).expect("a label has eight octets")
-}
-
-/// What a label says; none where it says unmanaged.
-pub(crate) fn read_label(label: types::label) -> Option<Label> {
-    Some(match ClassId::of(label.class)? {
-        ClassId::UNDECIDED => Label::Undecided {
-            exec: label.exec,
-            from: ClassId::of(label.from),
-        },
-        class => Label::Class(class),
-    })
-}
-
-/// The rows that `list_labelled` wrote, one for each process.
-pub(crate) fn read_rows(mut rows: &[u8]) -> Vec<Labelled> {
-    let mut found = BTreeMap::new();
-    while let Some(row) = value::<Row>(rows) {
-        rows = &rows[size_of::<Row>()..];
-        if let Some(label) = read_label(row.label) {
-            let labelled = Labelled {
-                pid: row.process,
-                uid: row.uid,
-                label,
-                exec: row.label.exec,
-                raw: to_word(row.label),
-            };
-            found.insert(row.process, labelled);
-        }
-    }
-    found.into_values().collect()
-}
-
 fn identity(owner: types::owner) -> Option<Identity> {
     Some(Identity {
         class: ClassId::of(owner.label.class)?,
@@ -499,45 +343,4 @@ fn identity(owner: types::owner) -> Option<Identity> {
         uid: owner.uid,
         cookie: owner.cookie,
     })
-}
-
-fn tuple(protocol: Protocol, source: SocketAddr, target: SocketAddr) -> types::tuple {
-    types::tuple {
-        source: to_words(source.ip()),
-        target: to_words(target.ip()),
-        source_port: source.port().to_be(),
-        target_port: target.port().to_be(),
-        protocol: match protocol {
-            Protocol::Tcp => 6,
-            Protocol::Udp => 17,
-        },
-    }
-}
-
-fn prefix(class: ClassId, target: Prefix) -> types::prefix {
-    let length = u32::from(target.length()) + if target.address().is_ipv4() { 96 } else { 0 };
-    types::prefix {
-        length: 32 + length,
-        class: (u32::from(class.number()) << 1 | u32::from(target.address().is_ipv6())).to_be(),
-        address: to_words(target.address()),
-    }
-}
-
-/// An address as the kernel programs have it: IPv6, v4-mapped where it is IPv4, in network order.
-fn to_words(address: IpAddr) -> [u32; 4] {
-    let octets = match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    };
-    let word =
-        |i: usize| u32::from_ne_bytes([octets[i], octets[i + 1], octets[i + 2], octets[i + 3]]);
-    [word(0), word(4), word(8), word(12)]
-}
-
-fn from_words(words: [u32; 4]) -> Ipv6Addr {
-    let mut octets = [0; 16];
-    for (chunk, word) in octets.chunks_exact_mut(4).zip(words) {
-        chunk.copy_from_slice(&word.to_ne_bytes());
-    }
-    octets.into()
 }

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use libbpf_rs::{MapCore, MapHandle};
 use socket2::SockRef;
 
-use crate::capture::{StartError, open_process};
+use crate::capture::StartError;
 use crate::label::Swept;
 use crate::maps::{MapError, bytes, delete, get, open, put, to_word, value};
 use crate::programs::{self, skeleton::types};
@@ -181,6 +181,17 @@ fn take(process: &OwnedFd, descriptor: u32) -> io::Result<OwnedFd> {
     // SAFETY: the call takes no pointers.
     let taken = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), descriptor, 0) };
     match i32::try_from(taken) {
+        // SAFETY: the kernel has just opened it for us.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[expect(unsafe_code, reason = "calls pidfd_open")]
+fn open_process(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes no pointers.
+    let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    match i32::try_from(opened) {
         // SAFETY: the kernel has just opened it for us.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
         _ => Err(io::Error::last_os_error()),
