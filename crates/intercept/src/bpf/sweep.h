@@ -103,7 +103,7 @@ static __always_inline void claim(struct task_struct *task, struct sock *sk, str
 	sweep->claimed++;
 }
 
-static __always_inline void release(struct sock *sk, struct sweep *sweep)
+static __always_inline void release(struct task_struct *task, struct sock *sk, struct sweep *sweep)
 {
 	struct owner *owner = bpf_sk_storage_get(&owners, sk, 0, 0);
 	struct class *class;
@@ -115,7 +115,11 @@ static __always_inline void release(struct sock *sk, struct sweep *sweep)
 		/* Its program is unmanaged; what the daemon has opened for it goes on. */
 		if (comes_from_inside(&sk->__sk_common))
 			return;
-	} else if (class && class->instance == owner->instance && !(class->flags & CLASS_ENDING)) {
+	} else if (owner->pid != task->tgid &&
+		   (!class || class->instance != owner->instance ||
+		    !(class->flags & CLASS_ENDING))) {
+		/* Passed on by a captured process. One that outlived its class is nobody's; one that
+		 * the process used itself is free with it. */
 		return;
 	}
 	owner->flags |= OWNER_RELEASED | OWNER_REMARK;
@@ -219,7 +223,7 @@ int claim_sockets(struct bpf_iter__task_file *ctx)
 		}
 		claim(task, sk, label, class, sweep);
 	} else if (sweep->pass == PASS_RELEASE) {
-		release(sk, sweep);
+		release(task, sk, sweep);
 	} else {
 		report(ctx->meta->seq, task, ctx->fd, sk);
 	}
