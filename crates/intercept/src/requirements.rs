@@ -40,11 +40,12 @@ pub fn requirements(bpffs: &Path) -> Vec<Requirement> {
 }
 
 fn rights() -> Requirement {
-    const NEEDED: [(u32, &str); 4] = [
+    const NEEDED: [(u32, &str); 5] = [
         (12, "CAP_NET_ADMIN"),
         (39, "CAP_BPF"),
         (38, "CAP_PERFMON"),
         (21, "CAP_SYS_ADMIN"),
+        (19, "CAP_SYS_PTRACE"),
     ];
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status

@@ -80,7 +80,8 @@ impl Capture {
 
     /// Brings the open sockets of all processes in this network namespace under what these carry:
     /// direct flows of captured processes end (the program sees ECONNABORTED) where the class does
-    /// not let them be direct, and sockets of classes that end are given back.
+    /// not let them be direct. Sockets that no captured process has open are given back where their
+    /// class ends, or where they are of a process that is captured no more.
     pub fn sweep(&self) -> Result<Swept, StartError> {
         self.sweeper.sweep()
     }

@@ -302,6 +302,40 @@ async fn another_class_takes_the_sockets_over_and_none_gives_them_back() {
 
 #[tokio::test]
 #[ignore = "needs root and BPF: run scripts/test"]
+async fn one_process_leaves_a_class_that_others_stay_in() {
+    let lab = lab("sweep-leave").await;
+    let _peer = peer();
+    let mut apps = [0; 2].map(|_| Program::start("/usr/bin/python3"));
+    for app in &mut apps {
+        lab.relabel(app.pid(), Some(lab.class));
+        app.ask("put(w=socket.socket(socket.AF_INET, socket.SOCK_DGRAM), t=socket.socket(), l=socket.create_server(('127.0.0.1', 0)))");
+        assert_eq!(app.ask("t.connect(('203.0.113.5', 80))"), "None");
+        app.ask("put(c=socket.create_connection(l.getsockname()))");
+    }
+    let [mut leaving, mut staying] = apps;
+    lab.relabel(leaving.pid(), None);
+    let swept = lab.capture.sweep().unwrap();
+    assert_eq!((swept.ended, swept.claimed), (1, 0), "{swept:?}");
+    assert_eq!(leaving.ask("t.recv(9)"), "ECONNABORTED");
+    for name in ["w", "l", "c"] {
+        assert_eq!(leaving.ask(&format!("mark({name})")), "0", "{name}");
+        assert_eq!(staying.ask(&format!("mark({name})")), MARK, "{name}");
+    }
+    assert_eq!(
+        leaving.ask("c.send(b'hi') and l.accept()[0].recv(9)"),
+        "b'hi'"
+    );
+    assert_eq!(
+        leaving.ask("w.sendto(b'hi', ('203.0.113.5', 8002)) and w.recv(9)"),
+        "b'hi'"
+    );
+    assert_eq!(staying.ask("t.send(b'hi')"), "2");
+    assert_eq!(lab.capture.sweep().unwrap(), Swept::default());
+    lab.capture.stop().await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs root and BPF: run scripts/test"]
 async fn every_thread_has_the_label() {
     let lab = lab("sweep-threads").await;
     let folder = lab.folder("bin");
