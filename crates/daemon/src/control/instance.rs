@@ -51,8 +51,17 @@ impl Desk {
             let services = entries::services();
             notices(&shared, &program, &entries, &services, uid, pid, class)
         };
-        let looked = tokio::task::spawn_blocking(look).await;
-        looked.unwrap_or_default()
+        let notices = tokio::task::spawn_blocking(look).await.unwrap_or_default();
+        for notice in &notices {
+            tracing::info!(
+                pid,
+                uid,
+                program,
+                notice,
+                "program may hand over to another instance"
+            );
+        }
+        notices
     }
 }
 
