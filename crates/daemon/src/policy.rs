@@ -126,6 +126,19 @@ impl Policy {
     /// The names that apps with these claims are given: those of the first profile. Where that is
     /// gone, the common ones tell that names are refused.
     pub(crate) fn book(&self, claims: &Claims) -> Option<&Book> {
+        self.entry(claims).map(|(_, book)| book)
+    }
+
+    /// The blocks that these names have their addresses from.
+    pub(crate) fn blocks(&self, claims: &Claims) -> Vec<Prefix> {
+        let blocks = self.entry(claims).map(|((v4, v6), _)| (*v4, *v6));
+        blocks
+            .iter()
+            .flat_map(|(v4, v6)| std::iter::once(*v4).chain(*v6))
+            .collect()
+    }
+
+    fn entry(&self, claims: &Claims) -> Option<(&Blocks, &Book)> {
         let own = self.claiming(claims).next().and_then(|active| {
             let profile = &active.profile;
             self.names.iter().find(|((v4, v6), _)| {
@@ -136,7 +149,6 @@ impl Policy {
             })
         });
         own.or_else(|| self.names.iter().next())
-            .map(|(_, book)| book)
     }
 
     pub(crate) fn books(&self) -> impl Iterator<Item = (&Blocks, &Book)> {

@@ -39,7 +39,7 @@ impl Shared {
         policy: &Policy,
         world: &World,
     ) {
-        let shape = shape(claims, policy, world, &self.synthetic_blocks());
+        let shape = shape(claims, policy, world);
         if let Err(error) = self.capture.set_class(class, shape).await {
             tracing::error!(class = %class, error = crate::chain(&error), "class not defined");
         }
@@ -70,20 +70,12 @@ impl Shared {
             }
             let ending = Class {
                 ending: true,
-                ..shape(&claims, &policy, &world, &self.synthetic_blocks())
+                ..shape(&claims, &policy, &world)
             };
             if let Err(error) = self.capture.set_class(class, ending).await {
                 tracing::error!(class = %class, error = crate::chain(&error), "class not ended");
             }
         }
-    }
-
-    fn synthetic_blocks(&self) -> Vec<Prefix> {
-        let policy = self.policy();
-        let blocks = policy
-            .books()
-            .flat_map(|((v4, v6), _)| std::iter::once(*v4).chain(*v6));
-        blocks.collect()
     }
 }
 
@@ -96,7 +88,7 @@ fn own_blocks() -> [Prefix; 3] {
 
 /// What the kernel programs are told of the apps with these claims. What stands for names comes
 /// here whatever is reached directly.
-fn shape(claims: &Claims, policy: &Policy, world: &World, synthetic: &[Prefix]) -> Class {
+fn shape(claims: &Claims, policy: &Policy, world: &World) -> Class {
     let anywhere = Target {
         host: ANYWHERE,
         port: 443,
@@ -120,7 +112,7 @@ fn shape(claims: &Claims, policy: &Policy, world: &World, synthetic: &[Prefix]) 
     let owners = claiming.iter().filter_map(|own| own.owner());
     Class {
         direct: direct_routes(&policy.rules, claims, world)
-            .without(synthetic)
+            .without(&policy.blocks(claims))
             .without(&own_blocks())
             .normalised(),
         multicast: all(|own| own.profile.rules.exclude_local_networks),

@@ -231,7 +231,7 @@ impl Shared {
     pub(crate) async fn begin_recognising(self: &Arc<Self>) {
         let _changing = self.changing.lock().await;
         let policy = self.policy();
-        self.recognise(&policy.rules).await;
+        self.recognise(Arc::clone(&policy), &policy.rules).await;
     }
 
     /// Looks again at processes that were moved to a control group that rules name.

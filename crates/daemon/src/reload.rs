@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use offramp_control::Lifecycle;
 use offramp_intercept::Swept;
 use offramp_rules::{Claims, ProfileId, Profiles, Verdict, Why, decide};
 
@@ -29,6 +30,7 @@ impl Shared {
     /// others now.
     pub(crate) async fn reload(self: &Arc<Self>) -> bool {
         let _reloading = self.reloading.lock().await;
+        let _word = Reloading::begin(self);
         let loaded = self.load().await;
         let _changing = self.changing.lock().await;
         let directories = self.config.directories();
@@ -44,10 +46,11 @@ impl Shared {
         let changed = decides_anew
             || fresh.loaded.profiles != before.loaded.profiles
             || fresh.loaded.problems != before.loaded.problems;
-        self.policy.send_replace(Arc::new(fresh));
+        let fresh = Arc::new(fresh);
         if decides_anew {
-            self.recognise(&before.rules).await;
+            self.recognise(fresh, &before.rules).await;
         } else {
+            self.policy.send_replace(fresh);
             self.publish().await;
         }
         let now = self.policy();
@@ -75,11 +78,13 @@ impl Shared {
         }
     }
 
-    /// Puts the rules of the policy in force for programs that start, for apps that run and for
+    /// Puts the rules of a policy in force: for programs that start, then for apps that run and for
     /// flows that are open. To be called with `changing` held.
-    pub(crate) async fn recognise(self: &Arc<Self>, before: &Profiles) {
+    pub(crate) async fn recognise(self: &Arc<Self>, policy: Arc<Policy>, before: &Profiles) {
         self.see_rules();
-        self.ask_kernel(Some(self.policy())).await;
+        // First: whoever sees the new profiles may start an app at once.
+        self.ask_kernel(Some(Arc::clone(&policy))).await;
+        self.policy.send_replace(policy);
         self.disapprove_all().await;
         self.recognise_running(before).await;
     }
@@ -171,6 +176,32 @@ impl Shared {
         let fresh = Policy::with_ephemeral(&self.sources(&directories, &ephemeral), &self.policy());
         self.policy.send_replace(Arc::new(fresh));
         self.publish().await;
+    }
+}
+
+/// Tells that a reload is under way, for as long as it lasts.
+struct Reloading<'a>(&'a Shared);
+
+impl<'a> Reloading<'a> {
+    fn begin(shared: &'a Shared) -> Self {
+        Self::turn(shared, Lifecycle::Ready, Lifecycle::Reloading);
+        Self(shared)
+    }
+
+    fn turn(shared: &Shared, from: Lifecycle, to: Lifecycle) {
+        shared.lifecycle.send_if_modified(|now| {
+            let turns = *now == from;
+            if turns {
+                *now = to;
+            }
+            turns
+        });
+    }
+}
+
+impl Drop for Reloading<'_> {
+    fn drop(&mut self) {
+        Self::turn(self.0, Lifecycle::Reloading, Lifecycle::Ready);
     }
 }
 

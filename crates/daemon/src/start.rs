@@ -271,10 +271,8 @@ async fn wait(
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = reload.notified() => {
-                shared.lifecycle.send_replace(Lifecycle::Reloading);
                 let changed = shared.reload().await;
                 tracing::info!(changed, "profiles read again");
-                shared.lifecycle.send_replace(Lifecycle::Ready);
             }
             Some(ended) = tasks.join_next() => {
                 ended.context("a part of the daemon broke")?;
