@@ -1,5 +1,8 @@
 //! Programs that are on the wire in their first instructions: no start is ever too early for a rule.
 
+#[path = "race/kinds.rs"]
+mod kinds;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::os::unix::fs::symlink;
@@ -13,6 +16,8 @@ use offramp_tests::{
 };
 use serde_json::{Value, json};
 
+use kinds::{KINDS, Kind, NEIGHBOURS, VARIANTS, WILD};
+
 const LIMIT: Duration = Duration::from_secs(300);
 /// Connections of each kind, and as many of unmanaged programs in all.
 const STARTS: usize = 10_000;
@@ -24,56 +29,6 @@ const MANAGED: u8 = 1;
 const UNMANAGED: u8 = 2;
 
 type Ends = BTreeMap<String, usize>;
-
-/// A way to be named by a rule, and what is started over and over.
-struct Kind {
-    label: &'static str,
-    way: &'static str,
-    program: &'static str,
-    /// What starts it; the probe where nothing is said.
-    starter: Option<&'static str>,
-}
-
-const KINDS: [Kind; 4] = [
-    kind("a known executable", "same", "known"),
-    kind("a new executable of a known name", "fresh", "named"),
-    kind("replaced by an upgrade", "replaced", "upgraded"),
-    Kind {
-        starter: Some("parent"),
-        ..kind("a child of an app", "same", "child")
-    },
-];
-
-/// Variants, with fewer starts.
-const VARIANTS: [Kind; 2] = [
-    kind("under a link's name", "same", "link"),
-    Kind {
-        starter: Some("parent"),
-        ..kind("a new child of an app", "fresh", "newborn")
-    },
-];
-
-/// Only where every executable may be meant.
-const WILD: [Kind; 2] = [
-    kind("like a pattern", "same", "wild-one"),
-    kind("a new one like a pattern", "fresh", "wild-two"),
-];
-
-/// Programs that no rule names: nothing like any rule, and at other places than rules say.
-const NEIGHBOURS: [Kind; 3] = [
-    kind("another name", "same", "plain"),
-    kind("the same name elsewhere", "same", "elsewhere/known"),
-    kind("a new executable", "fresh", "stranger"),
-];
-
-const fn kind(label: &'static str, way: &'static str, program: &'static str) -> Kind {
-    Kind {
-        label,
-        way,
-        program,
-        starter: None,
-    }
-}
 
 struct Race<'lab> {
     lab: &'lab Lab,
