@@ -20,6 +20,8 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const CENSUS: Duration = Duration::from_secs(5);
 /// Processes are moved, and end, one after another.
 const BURST: Duration = Duration::from_millis(50);
+/// How long sockets may be another's than the verdict on a program that was started says.
+const SWEEP: Duration = Duration::from_secs(1);
 /// Changes of the network come in bursts.
 const SETTLE: Duration = Duration::from_millis(100);
 
@@ -80,8 +82,8 @@ pub(crate) async fn follow_events(
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut closing = Closing::default();
     let mut deciding = JoinSet::new();
-    // When to look at processes that were moved, and at classes that may have ended.
-    let (mut moved, mut ended) = (None, None);
+    // When to look at processes that were moved, at classes that may have ended, and at sockets.
+    let (mut moved, mut ended, mut unswept) = (None, None, None);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -98,7 +100,18 @@ pub(crate) async fn follow_events(
                 }
                 None => return,
             },
-            Some(_) = deciding.join_next() => {}
+            Some(decided) = deciding.join_next() => if decided.unwrap_or(false) {
+                unswept.get_or_insert_with(|| Instant::now() + SWEEP);
+            },
+            () = until(unswept), if unswept.is_some() => {
+                unswept = None;
+                let shared = Arc::clone(&shared);
+                deciding.spawn(async move {
+                    let _changing = shared.changing.lock().await;
+                    shared.sweep().await;
+                    false
+                });
+            }
             () = until(ended), if ended.is_some() => {
                 ended = None;
                 closing.sweep(&shared).await;

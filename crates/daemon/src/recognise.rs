@@ -2,11 +2,13 @@
 //! faster than its verdict.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use offramp_intercept::{ClassId, Exec, Identity, Label, Labelled};
-use offramp_rules::{App, Claim, Claims, Profiles, claims, is_settled};
+use offramp_rules::{App, Claim, Claims, Profiles, Program, User, candidates, claims, is_settled};
 use tokio::sync::MutexGuard;
 
 use crate::facts::Process;
@@ -30,8 +32,9 @@ impl Shared {
         self.look_at(identity.pid, identity.exec).await
     }
 
-    /// Decides about a program that was started.
-    pub(crate) async fn decide_exec(self: Arc<Self>, exec: Exec) {
+    /// Decides about a program that was started. Returns whether the process may have sockets that
+    /// are not as its verdict says: those from before the exec, or from before the verdict.
+    pub(crate) async fn decide_exec(self: Arc<Self>, exec: Exec) -> bool {
         let number = exec.number;
         let inherited = match exec.before {
             // The same process, a moment ago.
@@ -48,6 +51,7 @@ impl Shared {
         if verdict.is_none() {
             self.verdicts.put(number, None);
         }
+        verdict.is_some()
     }
 
     async fn recognise_start(self: &Arc<Self>, exec: Exec, inherited: &Claims) -> Verdict {
@@ -57,18 +61,20 @@ impl Shared {
             move |shared: &Shared| shared.facts.of_exec(&exec)
         };
         let (app, _changing) = self.know(of_exec).await;
-        let Some(app) = app else {
-            tracing::debug!(
-                exec = exec.number,
-                pid = exec.pid,
-                "program gone before its verdict"
-            );
-            return None;
-        };
         let policy = self.policy();
+        let is_seen = app.is_some();
+        let app = match app {
+            Some(app) => app,
+            None => {
+                let pid = exec.pid;
+                let now = self.ask(move |shared| shared.facts.of_process(pid)).await;
+                worst(&exec, &policy.rules, now.unwrap_or_default())
+            }
+        };
         let found = Arc::new(claims(&policy.rules, &app, inherited));
         let class = self.class_of(&found).await.ok()?;
-        let cache = is_settled(&policy.rules, &app) && self.facts.is_by_path(&exec, &app);
+        let cache =
+            is_seen && is_settled(&policy.rules, &app) && self.facts.is_by_path(&exec, &app);
         // Before others look at the process: they would find it settled, and nothing said of it.
         self.verdicts.put(exec.number, Some(Arc::clone(&found)));
         self.capture.settle(&exec, class, cache);
@@ -76,6 +82,7 @@ impl Shared {
             exec = exec.number,
             pid = exec.pid,
             app = %app,
+            is_seen,
             class = class.map(ClassId::number),
             "program recognised"
         );
@@ -113,9 +120,13 @@ impl Shared {
     ) -> BTreeMap<u32, Arc<Claims>> {
         let mut known = BTreeMap::new();
         let mut relabelled = 0;
+        let mut is_at_rest = false;
         for _ in 0..ROUNDS {
             let changes = match self.compare(before, &mut known).await {
-                Ok(changes) if changes.is_empty() => break,
+                Ok(changes) if changes.is_empty() => {
+                    is_at_rest = true;
+                    break;
+                }
                 Ok(changes) => changes,
                 Err(error) => {
                     tracing::error!(error = crate::chain(&error), "processes not looked at");
@@ -129,6 +140,8 @@ impl Shared {
                 }
             }
         }
+        // Somebody starts processes faster than they can be looked at: again, later.
+        self.restless.fetch_or(!is_at_rest, Ordering::Relaxed);
         if relabelled > 0 {
             tracing::info!(threads = relabelled, "running apps recognised anew");
         }
@@ -235,10 +248,11 @@ impl Shared {
     }
 
     /// Looks again at processes that were moved to a control group that rules name.
-    pub(crate) async fn follow_moves(self: Arc<Self>) {
+    pub(crate) async fn follow_moves(self: Arc<Self>) -> bool {
         let _changing = self.changing.lock().await;
         let policy = self.policy();
         self.recognise_running(&policy.rules).await;
+        false
     }
 
     /// Puts rules in force again whose files lead elsewhere now, as after an upgrade.
@@ -252,15 +266,28 @@ impl Shared {
     }
 
     /// Decides about programs whose question was lost and that have opened no flow yet.
-    pub(crate) async fn decide_lost(self: Arc<Self>) {
-        let labelled = self.capture.labelled().unwrap_or_default();
-        for process in labelled {
-            if let Label::Undecided { exec, .. } = process.label
-                && self.verdicts.wait(exec, VERDICT).await.is_none()
-            {
-                self.look_at(process.pid, exec).await;
+    pub(crate) async fn decide_lost(self: Arc<Self>) -> bool {
+        let undecided = |process: &Labelled| match process.label {
+            Label::Undecided { exec, .. } if self.verdicts.get(exec).is_none() => {
+                Some((process.pid, exec))
+            }
+            _ => None,
+        };
+        let waiting: Vec<_> = self.capture.labelled().unwrap_or_default();
+        let waiting: Vec<_> = waiting.iter().filter_map(undecided).collect();
+        if !waiting.is_empty() {
+            // Most have only just begun.
+            tokio::time::sleep(VERDICT).await;
+        }
+        for (pid, exec) in waiting {
+            if self.verdicts.get(exec).is_none() {
+                self.look_at(pid, exec).await;
             }
         }
+        if self.restless.swap(false, Ordering::Relaxed) {
+            return Arc::clone(&self).follow_moves().await;
+        }
+        false
     }
 
     /// The class of processes with these claims, defined for the kernel programs; none for those
@@ -302,6 +329,43 @@ impl Shared {
         let shared = Arc::clone(self);
         let asked = tokio::task::spawn_blocking(move || question(&shared));
         asked.await.ok().flatten()
+    }
+}
+
+/// The most that a program can be whose file is not found any more, as it went on to another one or
+/// ended: what it was called, wherever rules name that. `now` is what the process is by now.
+fn worst(exec: &Exec, rules: &Profiles, now: App) -> App {
+    let program = |called: &str| {
+        let path = Path::new(called);
+        let name = path.file_name().and_then(|name| name.to_str());
+        let known_as = match path.is_absolute() {
+            true => BTreeSet::new(),
+            false => {
+                let named = candidates(rules).paths.into_iter();
+                named
+                    .filter(|known| known.file_name() == path.file_name())
+                    .collect()
+            }
+        };
+        Program {
+            name: name.map(str::to_owned),
+            path: path.is_absolute().then(|| path.to_owned()),
+            known_as,
+            ..Program::default()
+        }
+    };
+    let mut arguments = exec.arguments.iter().skip(1);
+    App {
+        wrapper: None,
+        user: User {
+            id: exec.uid,
+            ..now.user
+        },
+        executable: Some(program(&exec.filename)),
+        script: arguments
+            .find(|argument| !argument.starts_with('-'))
+            .map(|script| program(script)),
+        ..now
     }
 }
 

@@ -126,7 +126,7 @@ impl Shared {
 
     /// Ends what processes had open before they were managed, and gives back what was taken from
     /// those that are so no more.
-    async fn sweep(self: &Arc<Self>) {
+    pub(crate) async fn sweep(self: &Arc<Self>) {
         let shared = Arc::clone(self);
         let swept = tokio::task::spawn_blocking(move || shared.capture.sweep());
         match swept.await {

@@ -67,6 +67,8 @@ pub(crate) struct Shared {
     /// What was decided about programs when they started.
     pub(crate) verdicts: Verdicts,
     rules_seen: AtomicU64,
+    /// Whether processes changed faster than they could be recognised.
+    pub(crate) restless: AtomicBool,
     tables: Mutex<Tables>,
 }
 
@@ -142,6 +144,7 @@ impl Shared {
             facts: Facts::new(),
             verdicts: Verdicts::default(),
             rules_seen: AtomicU64::new(0),
+            restless: AtomicBool::new(false),
             tables: Mutex::new(Tables {
                 classes,
                 ephemeral,
