@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::closing::Closing;
+use crate::recognise::Next;
 use crate::shared::Shared;
 
 /// Programs that are recognised at one time; others wait in the kernel's ring.
@@ -20,6 +21,8 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const CENSUS: Duration = Duration::from_secs(5);
 /// Processes are moved, and end, one after another.
 const BURST: Duration = Duration::from_millis(50);
+/// Processes are looked at no more often than this: somebody may move them without end.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long sockets may be another's than the verdict on a program that was started says.
 const SWEEP: Duration = Duration::from_secs(1);
 /// Changes of the network come in bursts.
@@ -84,6 +87,7 @@ pub(crate) async fn follow_events(
     let mut deciding = JoinSet::new();
     // When to look at processes that were moved, at classes that may have ended, and at sockets.
     let (mut moved, mut ended, mut unswept) = (None, None, None);
+    let mut looked = Instant::now();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -96,12 +100,18 @@ pub(crate) async fn follow_events(
                     deciding.spawn(Arc::clone(&shared).decide_exec(*exec));
                 }
                 Some(Event::Moved { .. }) => {
-                    moved.get_or_insert_with(|| Instant::now() + BURST);
+                    moved.get_or_insert_with(|| (looked + LOOK).max(Instant::now() + BURST));
                 }
                 None => return,
             },
-            Some(decided) = deciding.join_next() => if decided.unwrap_or(false) {
-                unswept.get_or_insert_with(|| Instant::now() + SWEEP);
+            Some(decided) = deciding.join_next() => match decided {
+                Ok(Next::Sweep) => {
+                    unswept.get_or_insert_with(|| Instant::now() + SWEEP);
+                }
+                Ok(Next::Recognise) => {
+                    moved.get_or_insert_with(|| looked + LOOK);
+                }
+                _ => {}
             },
             () = until(unswept), if unswept.is_some() => {
                 unswept = None;
@@ -109,7 +119,7 @@ pub(crate) async fn follow_events(
                 deciding.spawn(async move {
                     let _changing = shared.changing.lock().await;
                     shared.sweep().await;
-                    false
+                    Next::Nothing
                 });
             }
             () = until(ended), if ended.is_some() => {
@@ -118,6 +128,7 @@ pub(crate) async fn follow_events(
             }
             () = until(moved), if moved.is_some() => {
                 moved = None;
+                looked = Instant::now();
                 deciding.spawn(Arc::clone(&shared).follow_moves());
             }
             _ = tick.tick() => {

@@ -13,7 +13,6 @@ use tokio::sync::MutexGuard;
 
 use crate::facts::Process;
 use crate::shared::Shared;
-use crate::verdicts::Verdict;
 
 /// How long a flow waits for the verdict about its program before the program is looked at again.
 const VERDICT: Duration = Duration::from_millis(500);
@@ -32,9 +31,8 @@ impl Shared {
         self.look_at(identity.pid, identity.exec).await
     }
 
-    /// Decides about a program that was started. Returns whether the process may have sockets that
-    /// are not as its verdict says: those from before the exec, or from before the verdict.
-    pub(crate) async fn decide_exec(self: Arc<Self>, exec: Exec) -> bool {
+    /// Decides about a program that was started.
+    pub(crate) async fn decide_exec(self: Arc<Self>, exec: Exec) -> Next {
         let number = exec.number;
         let inherited = match exec.before {
             // The same process, a moment ago.
@@ -44,17 +42,17 @@ impl Shared {
                 None => Some(Arc::default()),
             },
         };
-        let verdict = match inherited {
+        let decided = match inherited {
             Some(inherited) => self.recognise_start(exec, &inherited).await,
             None => None,
         };
-        if verdict.is_none() {
+        decided.unwrap_or_else(|| {
             self.verdicts.put(number, None);
-        }
-        verdict.is_some()
+            Next::Nothing
+        })
     }
 
-    async fn recognise_start(self: &Arc<Self>, exec: Exec, inherited: &Claims) -> Verdict {
+    async fn recognise_start(self: &Arc<Self>, exec: Exec, inherited: &Claims) -> Option<Next> {
         let exec = Arc::new(exec);
         let of_exec = {
             let exec = Arc::clone(&exec);
@@ -62,6 +60,15 @@ impl Shared {
         };
         let (app, _changing) = self.know(of_exec).await;
         let policy = self.policy();
+        if retained(inherited, &policy.rules, &policy.rules) != *inherited {
+            // Its ancestor is still to be recognised by the rules of now, and what it inherits is
+            // told by that: until then it is what that was, and refused.
+            let class = self.class_of(inherited).await.ok()?;
+            self.verdicts
+                .put(exec.number, Some(Arc::new(inherited.clone())));
+            self.capture.settle(&exec, class, false);
+            return Some(Next::Recognise);
+        }
         let is_seen = app.is_some();
         let app = match app {
             Some(app) => app,
@@ -86,7 +93,7 @@ impl Shared {
             class = class.map(ClassId::number),
             "program recognised"
         );
-        Some(found)
+        Some(Next::Sweep)
     }
 
     /// Decides about a process whose question was lost.
@@ -248,11 +255,11 @@ impl Shared {
     }
 
     /// Looks again at processes that were moved to a control group that rules name.
-    pub(crate) async fn follow_moves(self: Arc<Self>) -> bool {
+    pub(crate) async fn follow_moves(self: Arc<Self>) -> Next {
         let _changing = self.changing.lock().await;
         let policy = self.policy();
         self.recognise_running(&policy.rules).await;
-        false
+        Next::Nothing
     }
 
     /// Puts rules in force again whose files lead elsewhere now, as after an upgrade.
@@ -266,7 +273,7 @@ impl Shared {
     }
 
     /// Decides about programs whose question was lost and that have opened no flow yet.
-    pub(crate) async fn decide_lost(self: Arc<Self>) -> bool {
+    pub(crate) async fn decide_lost(self: Arc<Self>) -> Next {
         let undecided = |process: &Labelled| match process.label {
             Label::Undecided { exec, .. } if self.verdicts.get(exec).is_none() => {
                 Some((process.pid, exec))
@@ -284,10 +291,10 @@ impl Shared {
                 self.look_at(pid, exec).await;
             }
         }
-        if self.restless.swap(false, Ordering::Relaxed) {
-            return Arc::clone(&self).follow_moves().await;
+        match self.restless.swap(false, Ordering::Relaxed) {
+            true => Next::Recognise,
+            false => Next::Nothing,
         }
-        false
     }
 
     /// The class of processes with these claims, defined for the kernel programs; none for those
@@ -367,6 +374,17 @@ fn worst(exec: &Exec, rules: &Profiles, now: App) -> App {
             .map(|script| program(script)),
         ..now
     }
+}
+
+/// What is to be done after a program was decided about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    Nothing,
+    /// Its process may have sockets that are not as the verdict says: those from before the exec, or
+    /// from before the verdict.
+    Sweep,
+    /// What it is depends on processes that are still to be recognised.
+    Recognise,
 }
 
 /// All classes have a meaning already, or what a new one means cannot be kept. What needs it stays
