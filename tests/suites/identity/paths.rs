@@ -136,6 +136,11 @@ pub(crate) const CASES: [Case; 6] = [
             ("there", "$dir/pool/a/app", Managed),
             ("another subvolume's file of the same number", "$dir/pool/b/other", Direct),
             (
+                "a snapshot of it",
+                "btrfs -q subvolume snapshot $dir/pool/a $dir/pool/c; $dir/pool/c/app",
+                Direct,
+            ),
+            (
                 "replaced",
                 "cp $first $dir/pool/a/new; mv $dir/pool/a/new $dir/pool/a/app; $dir/pool/a/app",
                 Managed,
