@@ -9,16 +9,22 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, Flock, FlockArg, RenameFlags, renameat2};
+use offramp_rules::{Profiles, candidates};
 
 use crate::check::asset;
 use crate::files;
 use crate::json;
 use crate::problem::{Code, Problem};
+use crate::profile::Profile;
 use crate::read::read_user;
 use crate::store::{ChangeError, Installed, failure, sync_directory};
 
 /// How many files with profiles, how many profiles, and how many credentials a user may have.
 const MOST: usize = 64;
+
+/// How many names of programs all profiles of a user may have together. The kernel programs keep
+/// those of everybody in tables of 65,536.
+const NAMES: usize = 2000;
 
 /// The largest credential of a user, in bytes.
 const CREDENTIAL: usize = 64 * 1024;
@@ -98,6 +104,21 @@ pub(crate) fn all(users: &Path) -> std::io::Result<BTreeSet<u32>> {
     Ok(all)
 }
 
+/// What is told where the apps of these profiles, all of one user, have too many names.
+pub(crate) fn too_many_names<'a>(
+    profiles: impl IntoIterator<Item = &'a Profile>,
+) -> Option<String> {
+    let rules = profiles.into_iter().map(|profile| profile.rules.clone());
+    let count = candidates(&Profiles::new(rules)).len();
+    (count > NAMES).then(|| {
+        format!("the apps of all profiles of the user have {count} names, and may have {NAMES}")
+    })
+}
+
+/// How to have fewer.
+pub(crate) const FEWER_NAMES: &str =
+    "leave out apps, or name them by exe:NAME, which is one name where app: is several";
+
 fn check(uid: u32, files: &UserFiles) -> Vec<Problem> {
     let mut problems = Vec::new();
     let invalid = |path: String, message: String| {
@@ -118,7 +139,7 @@ fn check(uid: u32, files: &UserFiles) -> Vec<Problem> {
             }
         }
     }
-    let mut profiles = 0;
+    let mut profiles = Vec::new();
     for file in &files.policies {
         let path = Path::new(&file.name);
         if asset(&format!("credential:{}", file.name)).is_err() || !file.name.ends_with(".json") {
@@ -131,13 +152,15 @@ fn check(uid: u32, files: &UserFiles) -> Vec<Problem> {
             continue;
         }
         match read_user(&file.content, Some(path), uid) {
-            Ok((found, _)) => profiles += found.len(),
+            Ok((found, _)) => profiles.extend(found),
             Err(found) => problems.extend(found),
         }
     }
-    if profiles > MOST {
-        let message = format!("there are {profiles} profiles, and may be {MOST}");
+    if profiles.len() > MOST {
+        let message = format!("there are {} profiles, and may be {MOST}", profiles.len());
         problems.push(invalid("policies".to_owned(), message));
+    } else if let Some(message) = too_many_names(&profiles) {
+        problems.push(invalid("policies".to_owned(), message).hint(FEWER_NAMES));
     }
     for file in &files.credentials {
         let path = format!("credentials/{}", file.name);

@@ -147,18 +147,31 @@ impl Candidates {
         }
     }
 
-    /// The pieces of the names of scopes and services that desktops make.
+    /// The pieces of the names of scopes and services that desktops make. The id stands behind a
+    /// dash there, and is seen up to the next dash or `@`, be that one of its own or what follows.
     fn add_app(&mut self, id: &str) {
         for id in [escape(id), id.to_owned()] {
-            // An id that was not escaped is cut at its dashes.
-            let piece = id.split(['-', '@']).next().unwrap_or_default();
-            for name in [id.as_str(), piece] {
-                self.cgroup_names.insert(name.to_owned());
-                for kind in [".scope", ".service", ".slice"] {
-                    self.cgroup_names.insert(format!("{name}{kind}"));
+            match id.split_once(['-', '@']) {
+                Some((piece, _)) => {
+                    self.cgroup_names.insert(piece.to_owned());
+                }
+                None => {
+                    for kind in ["", ".scope", ".service", ".slice"] {
+                        self.cgroup_names.insert(format!("{id}{kind}"));
+                    }
                 }
             }
         }
+    }
+
+    /// How many names, paths and parts these are.
+    pub fn len(&self) -> usize {
+        self.names.len() + self.paths.len() + self.desktop.len() + self.cgroup_names.len()
+    }
+
+    /// Whether no program is meant by a name, a path or a part.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 

@@ -357,14 +357,61 @@ fn is_seen_by_the_kernel(candidates: &Candidates, app: &App) -> bool {
         }
         found
     };
-    let by_group = app.cgroup.as_ref().is_some_and(|cgroup| {
-        cgroup
-            .to_string()
-            .split('/')
-            .filter(|part| !part.is_empty())
-            .any(is_seen)
-    });
+    let by_group = app
+        .cgroup
+        .as_ref()
+        .is_some_and(|cgroup| cgroup.to_string().split('/').any(is_seen));
     !candidates.any.is_empty() || by_file || by_group
+}
+
+#[test]
+fn an_app_is_told_by_few_pieces_however_its_id_is_written() {
+    let ids = [
+        "org.example.App",
+        "a-b",
+        "a-b-c.desktop",
+        "a@b",
+        "a-",
+        "ä-ö",
+    ];
+    let escape = |id: &str| -> String {
+        let escaped = |c: char| match c {
+            'a'..='z' | 'A'..='Z' | '.' | ':' | '_' => c.to_string(),
+            c => {
+                let mut bytes = [0; 4];
+                let bytes = c.encode_utf8(&mut bytes).bytes();
+                bytes.map(|byte| format!("\\x{byte:02x}")).collect()
+            }
+        };
+        id.chars().map(escaped).collect()
+    };
+    for id in ids {
+        for kind in ["app", "flatpak"] {
+            let identity: Identity = format!("{kind}:{id}").parse().unwrap();
+            let profiles = Profiles::new([sample(Rule::new(identity))]);
+            let found = candidates(&profiles);
+            assert!(found.cgroup_names.len() <= 10, "{found:?}");
+            for id in [id.to_owned(), escape(id)] {
+                for launcher in ["", "flatpak-", "gnome-"] {
+                    for end in [".scope", "-12.scope", "@1.service", ".slice/x.service"] {
+                        let path = format!(
+                            "user.slice/user-1.slice/user@1.service/app.slice/app-{launcher}{id}{end}"
+                        );
+                        let app = App {
+                            cgroup: Some(Cgroup::new(&path)),
+                            ..App::default()
+                        };
+                        if claims(&profiles, &app, &none()).is_empty() {
+                            assert!(kind == "flatpak" && launcher != "flatpak-", "{path}");
+                        } else {
+                            assert!(found.include(&app), "{path}: {found:?}");
+                            assert!(is_seen_by_the_kernel(&found, &app), "{path}: {found:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 proptest! {
@@ -579,21 +626,25 @@ fn world() -> World {
     world
 }
 
-#[test]
-fn a_wrapper_may_be_one_of_another_profile() {
-    let profile = Profile {
+fn sample(rule: Rule) -> Profile {
+    Profile {
         layer: Layer::Managed,
         order: 1,
         id: ProfileId::new("work"),
         owner: None,
         enabled: true,
-        rules: vec![Rule::new("wrapper:home".parse().unwrap())],
+        rules: vec![rule],
         excluded_domains: Vec::new(),
         excluded_routes: Vec::new(),
         exclude_local_networks: false,
         unavailable: UnavailableAction::Drop,
         overlays: BTreeMap::new(),
-    };
+    }
+}
+
+#[test]
+fn a_wrapper_may_be_one_of_another_profile() {
+    let profile = sample(Rule::new("wrapper:home".parse().unwrap()));
     let profiles = Profiles::new([profile]);
     let app = App {
         wrapper: Some(ProfileId::new("home")),

@@ -9,6 +9,7 @@ use crate::overlay::UserOverlay;
 use crate::problem::{Code, Problem};
 use crate::profile::{self, Profile};
 use crate::read::{Contents, place};
+use crate::user::{FEWER_NAMES, too_many_names};
 
 /// What was read, each part in the order of the files.
 #[derive(Default)]
@@ -90,14 +91,45 @@ fn users(
             }
         }
     }
-    let names: BTreeSet<ProfileId> = own.keys().map(|name| ProfileId::new(name)).collect();
     let mut own: Vec<_> = own.into_values().collect();
+    within_budget(&mut own, problems);
+    let names = own.iter().map(|profile| profile.identifier());
+    let names: BTreeSet<ProfileId> = names.map(ProfileId::new).collect();
     for profile in &mut own {
         if wrappers(profile).any(|name| names.contains(name)) {
             rename_wrappers(Arc::make_mut(profile), uid, &names);
         }
     }
     own
+}
+
+/// Leaves out those of a user's profiles that name more than what is left for them.
+fn within_budget(own: &mut Vec<Arc<Profile>>, problems: &mut Vec<Problem>) {
+    if too_many_names(own.iter().map(Arc::as_ref)).is_none() {
+        return;
+    }
+    own.sort_by(|a, b| a.rules.cmp(&b.rules));
+    let mut kept: Vec<Arc<Profile>> = Vec::new();
+    for profile in own.drain(..) {
+        let with_it = kept.iter().chain([&profile]).map(Arc::as_ref);
+        match too_many_names(with_it) {
+            Some(message) => {
+                let message = format!("{} is not in force: {message}", profile.identifier());
+                let (line, column) = place(&profile.source, profile.identifier(), &["Identifier"]);
+                problems.push(Problem {
+                    code: Code::CannotBeApplied,
+                    file: profile.source.file.clone(),
+                    line,
+                    column,
+                    key_path: "Identifier".to_owned(),
+                    message,
+                    hint: Some(FEWER_NAMES.to_owned()),
+                });
+            }
+            None => kept.push(profile),
+        }
+    }
+    *own = kept;
 }
 
 fn wrappers(profile: &Profile) -> impl Iterator<Item = &ProfileId> {

@@ -530,6 +530,50 @@ fn what_users_give_has_limits() {
     );
 }
 
+/// As many apps as this, under names of their own.
+fn naming(id: &str, apps: std::ops::Range<u32>) -> String {
+    let rules: Vec<_> = apps
+        .map(|n| format!(r#"{{ "SigningIdentifier": "exe:tool-{n}" }}"#))
+        .collect();
+    with(id, &format!(r#""AppRules": [{}]"#, rules.join(",")))
+}
+
+#[test]
+fn all_profiles_of_a_user_have_so_many_names_together() {
+    let machine = Machine::new();
+    let most = [
+        ("a.json", &*naming("a", 0..1500)),
+        ("b.json", &*naming("b", 1000..2000)),
+    ];
+    give(&machine, ALICE, &most);
+    give(&machine, BOB, &most);
+    assert_eq!(machine.load(None).problems, []);
+    let more = policies(&[
+        ("a.json", &naming("a", 0..1500)),
+        ("b.json", &naming("b", 1000..2001)),
+    ]);
+    let Err(ChangeError::Invalid(problems)) = install_user(&machine.users(), ALICE, &more) else {
+        panic!("it was taken");
+    };
+    let told = "the apps of all profiles of the user have 2001 names, and may have 2000 (leave out \
+                apps, or name them by exe:NAME, which is one name where app: is several)";
+    assert_eq!(problems[0].to_string(), format!("policies: {told}"));
+
+    // From before there was a limit.
+    machine.write("state/users/1000/policies/b.json", &naming("b", 1000..2001));
+    machine.write("state/users/1000/policies/c.json", &naming("c", 1500..1600));
+    let loaded = machine.load(None);
+    let mut in_force = ids(&loaded);
+    in_force.sort_unstable();
+    assert_eq!(in_force, ["a~1000", "a~1001", "b~1001", "c~1000"]);
+    let said: Vec<_> = loaded.problems.iter().map(Problem::to_string).collect();
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(
+        said[0].contains("/b.json:") && said[0].ends_with(&format!("b is not in force: {told}")),
+        "{said:?}"
+    );
+}
+
 const LOGIN: &str = r#""Servers": [{ "URL": "https://a.example", "Authentication":
   { "Method": "Password", "CredentialsAssetReference": "credential:login" } }], "Old""#;
 
