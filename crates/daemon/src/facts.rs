@@ -60,6 +60,9 @@ struct Learned {
     interest: Interest,
 }
 
+/// What is this long was cut by the kernel programs.
+const FILENAME: usize = 255;
+
 /// What an exec event says.
 struct Start<'a> {
     pid: u32,
@@ -152,17 +155,22 @@ impl Facts {
     /// Whether the same program is the same app whenever it is started by the same path: the host
     /// sees it there, and it is not another app with other arguments or under another name.
     pub(crate) fn is_by_path(&self, exec: &Exec, app: &App) -> bool {
-        self.is_settled_by(&exec.filename, app)
+        // Who has other mounts or another root says nothing about the paths of others.
+        self.is_settled_by(&exec.filename, exec.file, app)
+            && process::is_among_files_of_host(exec.pid)
     }
 
-    fn is_settled_by(&self, filename: &str, app: &App) -> bool {
+    fn is_settled_by(&self, filename: &str, file: FileId, app: &App) -> bool {
         let learned = self.learned();
         filename.starts_with('/')
+            && filename.len() < FILENAME
             && !filename.starts_with("/dev/fd/")
             && !filename.starts_with("/proc/")
             && app.script.is_none()
             && app.executable.as_ref().is_some_and(|program| {
-                program.path.is_some() && !learned.known.runs_others(program)
+                program.path.is_some()
+                    && !learned.known.runs_others(program)
+                    && is_where_the_host_has_it(Path::new(filename), file, program)
             })
     }
 
@@ -252,4 +260,12 @@ impl Facts {
             group_names,
         }
     }
+}
+
+/// Whether a path leads the host to this file, and to the place that was found for the program.
+fn is_where_the_host_has_it(path: &Path, file: FileId, program: &Program) -> bool {
+    Opened::named(path).is_ok_and(|opened| {
+        let place = opened.place();
+        opened.id == Some(file) && !place.is_gone && place.path == program.path
+    })
 }

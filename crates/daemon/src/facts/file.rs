@@ -144,8 +144,9 @@ impl Opened {
                 ..Place::default()
             };
         };
+        // The kernel's text has no links in it: what leads through one is a path of other mounts.
         if let Some(id) = self.id
-            && let Ok(seen) = Self::at(&link)
+            && let Ok(seen) = Self::below(AT_FDCWD, &link, ResolveFlag::RESOLVE_NO_SYMLINKS)
             && seen.id == Some(id)
         {
             return Place {

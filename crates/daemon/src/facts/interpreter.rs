@@ -8,6 +8,7 @@ use super::file::{Opened, name_of};
 use super::search;
 
 pub(super) use options::Family;
+use options::Found;
 
 /// How much of the first line the kernel reads.
 const FIRST_LINE: usize = 256;
@@ -75,6 +76,26 @@ impl Shebang {
     }
 }
 
+/// What a program was given, its own name first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Arguments {
+    pub(super) list: Vec<String>,
+    /// Whether there were more.
+    pub(super) are_cut: bool,
+}
+
+/// The arguments are cut before they say what runs.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unknown;
+
+/// What runs in the end.
+#[derive(Default)]
+pub(super) struct Ran {
+    pub(super) script: Option<Opened>,
+    /// The interpreter that a loader was told to run, and that runs the script.
+    pub(super) interpreter: Option<Opened>,
+}
+
 /// What is known of a start.
 pub(super) struct Run<'a> {
     pub(super) executable: &'a Opened,
@@ -82,16 +103,23 @@ pub(super) struct Run<'a> {
     pub(super) name: Option<&'a str>,
     /// What was given to exec, where that is known.
     pub(super) filename: Option<&'a str>,
-    /// What the program was given, its own name first.
     pub(super) arguments: &'a [String],
+    pub(super) are_cut: bool,
 }
 
 impl Run<'_> {
-    /// The script that runs. `open` finds files as the process does.
-    pub(super) fn script(&self, open: impl Fn(&Path) -> Option<Opened>) -> Option<Opened> {
-        self.by_filename(&open)
-            .or_else(|| self.by_arguments(&open))
-            .or_else(|| self.by_first_line(&open))
+    /// What runs. `open` finds files as the process does.
+    pub(super) fn find(&self, open: &dyn Fn(&Path) -> Option<Opened>) -> Result<Ran, Unknown> {
+        if let Some(script) = self.by_filename(open) {
+            return Ok(Ran::script(script));
+        }
+        if let Some(family) = self.family() {
+            return self.by_arguments(family, open);
+        }
+        Ok(Ran {
+            script: self.by_first_line(open),
+            ..Ran::default()
+        })
     }
 
     /// The kernel was given a script, and gave its path on to the interpreter.
@@ -111,18 +139,62 @@ impl Run<'_> {
     }
 
     /// An interpreter was told to run it.
-    fn by_arguments(&self, open: impl Fn(&Path) -> Option<Opened>) -> Option<Opened> {
-        let family = self.family()?;
-        let path = family.script(self.arguments.get(1..)?)?;
+    fn by_arguments(
+        &self,
+        family: Family,
+        open: &dyn Fn(&Path) -> Option<Opened>,
+    ) -> Result<Ran, Unknown> {
+        let arguments = self.arguments.get(1..).unwrap_or_default();
+        let (path, at) = match family.find(arguments) {
+            Found::Script(path, at) => (path, at),
+            Found::End if self.are_cut => return Err(Unknown),
+            Found::Nothing | Found::End => return Ok(Ran::default()),
+        };
         let more = family.default_extension();
-        open(Path::new(path))
-            .or_else(|| more.and_then(|more| open(Path::new(&format!("{path}{more}")))))
-            .or_else(|| lost(path))
+        let script = open(Path::new(path))
+            .or_else(|| more.and_then(|more| open(Path::new(&format!("{path}{more}")))));
+        match script {
+            Some(program) if family == Family::Loader => {
+                self.by_loader(program, &arguments[at..], open)
+            }
+            Some(script) => Ok(Ran::script(script)),
+            None => Ok(Ran {
+                script: lost(path),
+                ..Ran::default()
+            }),
+        }
+    }
+
+    /// A loader was told to run a program, which may be an interpreter.
+    fn by_loader(
+        &self,
+        program: Opened,
+        arguments: &[String],
+        open: &dyn Fn(&Path) -> Option<Opened>,
+    ) -> Result<Ran, Unknown> {
+        let place = program.place();
+        let run = Run {
+            executable: &program,
+            name: place.name.as_deref(),
+            filename: None,
+            arguments,
+            are_cut: self.are_cut,
+        };
+        let Some(family) = run.family().filter(|family| *family != Family::Loader) else {
+            return Ok(Ran::script(program));
+        };
+        match run.by_arguments(family, open)?.script {
+            Some(script) => Ok(Ran {
+                script: Some(script),
+                interpreter: Some(program),
+            }),
+            None => Ok(Ran::script(program)),
+        }
     }
 
     /// A file among the arguments says that this very executable runs it.
     fn by_first_line(&self, open: impl Fn(&Path) -> Option<Opened>) -> Option<Opened> {
-        if self.filename.is_some() || self.family().is_some() {
+        if self.filename.is_some() {
             return None;
         }
         let words = self.arguments.iter().skip(1).take(2);
@@ -138,6 +210,15 @@ impl Run<'_> {
             return Family::of_program(self.arguments.first()?.rsplit('/').next()?);
         }
         Family::of_program(name)
+    }
+}
+
+impl Ran {
+    fn script(script: Opened) -> Self {
+        Self {
+            script: Some(script),
+            interpreter: None,
+        }
     }
 }
 

@@ -12,10 +12,12 @@ use nix::sys::stat::{Mode, fstatat};
 use offramp_intercept::FileId;
 
 use super::Process;
-use super::{file::Opened, mounts};
+use super::{file::Opened, interpreter::Arguments, mounts};
 
 /// How many threads are looked at for one that still runs.
 const THREADS: usize = 64;
+/// How much of the arguments is read: more than that is not needed to tell what runs.
+const ARGUMENTS: u64 = 128 << 10;
 
 /// A process that was found alive. The folder of a process tells nothing of another one that gets
 /// the number later.
@@ -78,12 +80,18 @@ impl Running {
     }
 
     /// What the program was given, as it says now.
-    pub(super) fn arguments(&self) -> Vec<String> {
-        let text = self.read("cmdline", 4096).unwrap_or_default();
+    pub(super) fn arguments(&self) -> Arguments {
+        let text = self.read("cmdline", ARGUMENTS).unwrap_or_default();
+        let are_cut = text.len() as u64 == ARGUMENTS;
         let text = text.strip_suffix(&[0]).unwrap_or(&text);
-        text.split(|octet| *octet == 0)
+        let mut list: Vec<_> = text
+            .split(|octet| *octet == 0)
             .map(|argument| String::from_utf8_lossy(argument).into_owned())
-            .collect()
+            .collect();
+        if are_cut {
+            list.pop();
+        }
+        Arguments { list, are_cut }
     }
 
     pub(super) fn owner(&self) -> Option<Owner> {
@@ -110,10 +118,7 @@ impl Running {
     /// Its root folder, where that is not the daemon's.
     pub(super) fn other_root(&self) -> Option<File> {
         let root = self.handle("root").ok()?;
-        let (its, ours) = (root.metadata().ok()?, fs::metadata("/").ok()?);
-        let is_ours =
-            (its.dev(), its.ino()) == (ours.dev(), ours.ino()) && mounts::is_of_host(&root);
-        (!is_ours).then_some(root)
+        (!is_root_of_host(&root)).then_some(root)
     }
 
     /// The file that a path leads to for the process.
@@ -146,7 +151,11 @@ impl Running {
     }
 
     fn network(&self) -> Option<(u64, u64)> {
-        let name = self.thread.join("ns/net");
+        self.namespace("net")
+    }
+
+    fn namespace(&self, kind: &str) -> Option<(u64, u64)> {
+        let name = self.thread.join("ns").join(kind);
         let found = fstatat(&self.folder, &name, AtFlags::empty()).ok()?;
         Some((found.st_dev, found.st_ino))
     }
@@ -158,6 +167,24 @@ impl Running {
         File::from(file).take(limit).read_to_end(&mut content)?;
         Ok(content)
     }
+}
+
+/// Whether a process has the mounts and the root of the daemon: not where nobody can tell.
+pub(super) fn is_among_files_of_host(pid: u32) -> bool {
+    Running::open(pid).is_some_and(|process| {
+        let ours = Running::open(std::process::id()).and_then(|own| own.namespace("mnt"));
+        let root = process.handle("root");
+        ours.is_some()
+            && process.namespace("mnt") == ours
+            && root.is_ok_and(|root| is_root_of_host(&root))
+    })
+}
+
+fn is_root_of_host(root: &File) -> bool {
+    let (Ok(its), Ok(ours)) = (root.metadata(), fs::metadata("/")) else {
+        return false;
+    };
+    (its.dev(), its.ino()) == (ours.dev(), ours.ino()) && mounts::is_of_host(root)
 }
 
 /// The network namespace of the process at this folder of /proc.

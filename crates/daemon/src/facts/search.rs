@@ -41,6 +41,7 @@ pub(super) fn search(wanted: &Wanted) -> (Known, Interest) {
     }
     search.add_names(wanted);
     search.add_entries(wanted);
+    search.add_loaders();
     search.add_interpreters();
     (search.known, search.interest)
 }
@@ -145,6 +146,25 @@ impl Search {
                 self.known.watch(&file);
                 for path in programs(&entry) {
                     self.add(&path, Use::Entry(id.clone(), user), is_asked);
+                }
+            }
+        }
+    }
+
+    /// What runs any program that it is told to run.
+    fn add_loaders(&mut self) {
+        if self.interest.executables.is_empty() && self.interest.files.is_empty() {
+            return;
+        }
+        let names = Family::Loader.names().iter();
+        self.interest
+            .executables
+            .extend(names.map(|name| (*name).to_owned()));
+        for folder in folders::of_loaders() {
+            for name in self.list(&folder) {
+                if Family::of_program(&name) == Some(Family::Loader) {
+                    self.known.watch(&folder.join(&name));
+                    self.ask_runner(&folder.join(&name));
                 }
             }
         }

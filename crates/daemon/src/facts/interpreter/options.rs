@@ -12,6 +12,25 @@ pub(in crate::facts) enum Family {
     Lua,
     Tcl,
     R,
+    /// What programs are linked with: it runs a program that it is given, as if that were started.
+    Loader,
+}
+
+/// What arguments say about a script.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::facts) enum Found<'a> {
+    /// This one, of these arguments.
+    Script(&'a str, usize),
+    /// They say otherwise what is to be run.
+    Nothing,
+    /// They end before they say it.
+    End,
+}
+
+impl<'a> Found<'a> {
+    fn of(next: Option<(usize, &'a str)>) -> Self {
+        next.map_or(Self::End, |(at, script)| Self::Script(script, at))
+    }
 }
 
 /// What the options of a family mean; the letters stand behind one dash.
@@ -31,7 +50,7 @@ struct Options {
 }
 
 impl Family {
-    pub(super) const ALL: [Family; 9] = [
+    pub(super) const ALL: [Family; 10] = [
         Family::Python,
         Family::Shell,
         Family::Perl,
@@ -41,10 +60,14 @@ impl Family {
         Family::Lua,
         Family::Tcl,
         Family::R,
+        Family::Loader,
     ];
 
     /// The family of an executable, by its name.
     pub(in crate::facts) fn of_program(name: &str) -> Option<Self> {
+        if is_loader(name) {
+            return Some(Family::Loader);
+        }
         Self::ALL
             .into_iter()
             .find(|family| family.names().iter().any(|known| is_version(name, known)))
@@ -79,6 +102,7 @@ impl Family {
             Family::Lua => &["lua", "luajit"],
             Family::Tcl => &["tclsh", "wish", "expect"],
             Family::R => &["Rscript", "R"],
+            Family::Loader => LOADERS,
         }
     }
 
@@ -90,15 +114,23 @@ impl Family {
     /// The script among the arguments behind the name of the program; None where they say otherwise
     /// what is to be run.
     pub(in crate::facts) fn script(self, arguments: &[String]) -> Option<&str> {
+        match self.find(arguments) {
+            Found::Script(script, _) => Some(script),
+            Found::Nothing | Found::End => None,
+        }
+    }
+
+    /// What the arguments behind the name of the program say about the script.
+    pub(in crate::facts) fn find(self, arguments: &[String]) -> Found<'_> {
         let options = self.options();
-        let mut arguments = arguments.iter().map(String::as_str);
-        while let Some(argument) = arguments.next() {
+        let mut arguments = arguments.iter().map(String::as_str).enumerate();
+        while let Some((at, argument)) = arguments.next() {
             let is_name = |name: &&str| argument.split('=').next() == Some(*name);
             match argument {
-                "--" => return arguments.next(),
-                "-" if self == Family::Shell => return arguments.next(),
-                "-" => return None,
-                _ if options.long_none.iter().any(is_name) => return None,
+                "--" => return Found::of(arguments.next()),
+                "-" if self == Family::Shell => return Found::of(arguments.next()),
+                "-" => return Found::Nothing,
+                _ if options.long_none.iter().any(is_name) => return Found::Nothing,
                 _ if options.long_value.contains(&argument) => {
                     arguments.next();
                     continue;
@@ -108,26 +140,28 @@ impl Family {
             if let Some(file) = argument.strip_prefix("--file=")
                 && self == Family::R
             {
-                return Some(file);
+                return Found::Script(file, at);
             }
             if argument.starts_with("--") {
                 continue;
             }
+            let dash = argument.strip_prefix('-');
+            let dash = dash.filter(|_| self != Family::Loader);
             let plus = argument.strip_prefix('+').filter(|_| self == Family::Shell);
-            let Some(letters) = argument.strip_prefix('-').or(plus) else {
-                return Some(argument);
+            let Some(letters) = dash.or(plus) else {
+                return Found::Script(argument, at);
             };
             match options.read(letters) {
                 Meaning::Nothing => {}
-                Meaning::NoFile => return None,
-                Meaning::Script("") => return arguments.next(),
-                Meaning::Script(file) => return Some(file),
+                Meaning::NoFile => return Found::Nothing,
+                Meaning::Script("") => return Found::of(arguments.next()),
+                Meaning::Script(file) => return Found::Script(file, at),
                 Meaning::TakesNext => {
                     arguments.next();
                 }
             }
         }
-        None
+        Found::End
     }
 
     fn options(self) -> Options {
@@ -194,9 +228,44 @@ impl Family {
                 script: "f",
                 ..none
             },
+            Family::Loader => Options {
+                long_value: LOADER_VALUES,
+                ..none
+            },
         }
     }
 }
+
+/// Loaders by the names that programs have for them; `ld-linux*` and `ld-musl-*` besides.
+const LOADERS: &[&str] = &[
+    "ld.so",
+    "ld64.so",
+    "ld.so.1",
+    "ld64.so.1",
+    "ld64.so.2",
+    "ld-linux.so.2",
+    "ld-linux-x86-64.so.2",
+    "ld-linux-x32.so.2",
+    "ld-linux-aarch64.so.1",
+    "ld-linux-armhf.so.3",
+    "ld-linux-riscv64-lp64d.so.1",
+    "ld-linux-loongarch-lp64d.so.1",
+    "ld-musl-x86_64.so.1",
+    "ld-musl-i386.so.1",
+    "ld-musl-aarch64.so.1",
+    "ld-musl-armhf.so.1",
+    "ld-musl-riscv64.so.1",
+];
+
+const LOADER_VALUES: &[&str] = &[
+    "--argv0",
+    "--audit",
+    "--glibc-hwcaps-mask",
+    "--glibc-hwcaps-prepend",
+    "--inhibit-rpath",
+    "--library-path",
+    "--preload",
+];
 
 const NODE_VALUES: &[&str] = &[
     "--conditions",
@@ -243,6 +312,18 @@ impl Options {
         }
         Meaning::Nothing
     }
+}
+
+/// Loaders have the machine, or a release, in their names.
+fn is_loader(name: &str) -> bool {
+    let release = name
+        .strip_prefix("ld-")
+        .and_then(|rest| rest.strip_suffix(".so"));
+    name.starts_with("ld-linux")
+        || name.starts_with("ld-musl-")
+        || release.is_some_and(|release| is_version(release, ""))
+        // So musl has it where the loader is a link.
+        || name == "libc.so"
 }
 
 /// Whether `name` is `known`, with or without a version such as `3`, `3.11` or `-5.4`.
@@ -295,6 +376,26 @@ mod tests {
         check("expect -f x", Some("x"));
         check("R --no-echo --file=x.R --args 1", Some("x.R"));
         check("Rscript -e 1", None);
+        check("ld.so --argv0 x --library-path=y ./app -c", Some("./app"));
+        check("ld-linux-x86-64.so.2 --preload x -x/app", Some("-x/app"));
+        check("ld-musl-x86_64.so.1 --list -- app", Some("app"));
+    }
+
+    #[test]
+    fn arguments_may_end_before_the_script() {
+        let find = |words: &[&str]| {
+            let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
+            match Family::Python.find(&words) {
+                Found::Script(_, at) => Some(Some(at)),
+                Found::Nothing => Some(None),
+                Found::End => None,
+            }
+        };
+        assert_eq!(find(&["-W", "ignore", "x.py"]), Some(Some(2)));
+        assert_eq!(find(&["-c"]), Some(None));
+        for words in [&[][..], &["-W"], &["-W", "ignore"], &["-u"], &["--"]] {
+            assert_eq!(find(words), None, "{words:?}");
+        }
     }
 
     #[test]
@@ -302,6 +403,14 @@ mod tests {
         assert_eq!(Family::of_program("python3.13"), Some(Family::Python));
         assert_eq!(Family::of_program("perl5.36.0"), Some(Family::Perl));
         assert_eq!(Family::of_program("lua-5.4"), Some(Family::Lua));
+        for loader in [
+            "ld-linux-ia64.so.2",
+            "ld-musl-s390x.so.1",
+            "ld-2.31.so",
+            "ld.so",
+        ] {
+            assert_eq!(Family::of_program(loader), Some(Family::Loader));
+        }
         for other in [
             "ssh",
             "shred",
@@ -309,6 +418,8 @@ mod tests {
             "nodemon",
             "pythonista",
             "bashful",
+            "ld",
+            "ldd",
         ] {
             assert_eq!(Family::of_program(other), None, "{other}");
         }

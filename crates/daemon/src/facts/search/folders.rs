@@ -24,6 +24,8 @@ const ENTRIES: [&str; 4] = [
     "/var/lib/snapd/desktop/applications",
     "/var/lib/flatpak/exports/share/applications",
 ];
+/// Folders of loaders.
+const LOADERS: [&str; 4] = ["/lib", "/lib32", "/lib64", "/libx32"];
 /// How many homes are looked into.
 const HOMES: usize = 256;
 /// How many files of a folder are looked at.
@@ -48,6 +50,14 @@ pub(super) fn of_programs() -> Vec<Folder> {
         .collect();
     folders.extend(of_homes(&[".local/share/flatpak/exports/bin"]));
     folders
+}
+
+/// Where programs expect what they are linked with.
+pub(super) fn of_loaders() -> impl Iterator<Item = PathBuf> {
+    let mut seen = BTreeSet::new();
+    LOADERS.iter().map(PathBuf::from).filter(move |path| {
+        fs::metadata(path).is_ok_and(|found| seen.insert((found.dev(), found.ino())))
+    })
 }
 
 pub(super) fn of_entries() -> Vec<Folder> {

@@ -59,6 +59,56 @@ fn arguments_are_those_of_the_event() {
     );
 }
 
+/// The first 512 octets of the arguments, as an event has them.
+fn cut(arguments: &[&str]) -> Vec<String> {
+    let mut all = arguments.join("\0") + "\0";
+    all.truncate(512);
+    let all = all.strip_suffix('\0').unwrap_or(&all);
+    all.split('\0').map(str::to_owned).collect()
+}
+
+#[test]
+fn arguments_that_an_event_cuts_are_those_of_the_process() {
+    let folder = Folder::new();
+    let wait = "echo; read x\n";
+    let near = folder.script("tool.sh", wait);
+    let far = folder.at(&format!("{0}/{0}/{0}/tool.sh", "d".repeat(180)));
+    fs::write(&far, wait).expect("there is room");
+    let (facts, _) = facts(&[&exe(&near)]);
+    let shell = id_of(Path::new("/bin/sh"));
+    let options = ["/bin/sh", "-e"].into_iter().chain(["-u"; 200]);
+    let options: Vec<_> = options.collect();
+    for (options, script) in [(&options[..], &near), (&options[..1], &far)] {
+        let all = [options, &[text(script)]].concat();
+        let running = Running::start_and_wait(Command::new("/bin/sh").args(&all[1..]));
+        let told = cut(&all);
+        let found = facts.of_start(&event(running.pid(), shell, "/bin/sh", &told));
+        assert_eq!(
+            path_of(found.and_then(|app| app.script).as_ref()),
+            Some(script.as_path())
+        );
+        // Nobody knows what it ran: neither that it was a script nor that it was none.
+        let gone = event(u32::MAX >> 1, shell, "/bin/sh", &told);
+        assert_eq!(facts.of_start(&gone), None);
+        let other = Running::start_and_wait(Command::new("/bin/sh").args(["-c", wait]));
+        let changed = event(other.pid(), shell, "/bin/sh", &told);
+        assert_eq!(facts.of_start(&changed), None);
+    }
+    // What comes before the cut may be enough.
+    let long = "x".repeat(600);
+    for (all, expected) in [
+        (["/bin/sh", text(&near), &long], Some(near.as_path())),
+        (["/bin/sh", "-c", &long], None),
+    ] {
+        let told = cut(&all);
+        let found = facts.of_start(&event(u32::MAX >> 1, shell, "/bin/sh", &told));
+        assert_eq!(
+            path_of(found.expect("it is known").script.as_ref()),
+            expected
+        );
+    }
+}
+
 #[test]
 fn a_process_may_have_gone_on() {
     let folder = Folder::new();

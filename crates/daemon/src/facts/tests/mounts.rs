@@ -52,6 +52,22 @@ fn what_other_mounts_say_counts_for_nothing() {
     assert_eq!(app.script.and_then(|program| program.path), Some(script));
 }
 
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn a_link_of_the_host_is_no_mount_of_others() {
+    let folder = Folder::new();
+    let real = folder.program("real/app");
+    let (facts, _) = facts(&[&exe(&real)]);
+    let parent = folder.at("real");
+    std::os::unix::fs::symlink(&parent, folder.at("ground/link")).expect("there is room");
+    let text = "mount -t tmpfs none \"$2\"; mkdir \"$2/link\"
+        mount --bind \"$1\" \"$2/link\"; exec \"$2/link/app\"";
+    let running = in_other_mounts(text, &[&parent, &folder.at("ground")]);
+    assert_eq!(executable(&facts, &running).path, None);
+    assert!(!process::is_among_files_of_host(running.pid()));
+    assert!(process::is_among_files_of_host(std::process::id()));
+}
+
 /// Undoes a mount.
 struct Mounted(PathBuf);
 

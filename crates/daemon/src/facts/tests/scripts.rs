@@ -86,3 +86,56 @@ fn a_path_may_be_a_script() {
     let shell = fs::canonicalize("/bin/sh").expect("there is one");
     assert_eq!(app.executable.and_then(|found| found.path), Some(shell));
 }
+
+/// The loader that /bin/sh is linked with, by a path that leads to it.
+fn loader() -> PathBuf {
+    let folders = ["/lib64", "/lib"].map(|folder| fs::read_dir(folder).into_iter().flatten());
+    let files = folders.into_iter().flatten().flatten();
+    let is_it = |name: &str| name.starts_with("ld-linux-") || name.starts_with("ld-musl-");
+    let mut paths = files.map(|file| file.path());
+    paths
+        .find(|path| file::name_of(path).is_some_and(|name| is_it(&name)))
+        .expect("there is one")
+}
+
+#[test]
+fn a_loader_runs_what_it_is_given() {
+    let folder = Folder::new();
+    let app = folder.program("app");
+    let (facts, interest) = facts(&[&exe(&app)]);
+    assert!(interest.files.contains(&id_of(&loader())));
+    assert!(interest.executables.contains("ld.so"));
+    let arguments = ["--argv0".as_ref(), "other".as_ref(), app.as_os_str()];
+    let running = Running::start(Command::new(loader()).args(arguments).arg("-"));
+    let found = facts.of_process(running.pid()).expect("it runs");
+    let program = found.script.clone().expect("it is given one");
+    assert_eq!(program.path.as_ref(), Some(&app));
+    assert_eq!(program.known_as, BTreeSet::from([app.clone()]));
+    let by = loader();
+    let by = by.to_str().expect("it is text");
+    assert!(!facts.is_settled_by(by, id_of(&loader()), &found));
+    let alone = facts.of_path(&loader(), 0).expect("it is there");
+    assert!(!facts.is_settled_by(by, id_of(&loader()), &alone));
+}
+
+#[test]
+fn a_loader_runs_scripts_with_their_interpreter() {
+    let folder = Folder::new();
+    let path = folder.script("tool.sh", WAIT);
+    let (facts, _) = facts(&[&exe(&path)]);
+    let shell = fs::canonicalize("/bin/sh").expect("there is one");
+    let running = Running::start_and_wait(Command::new(loader()).arg(&shell).arg(&path));
+    let app = facts.of_process(running.pid()).expect("it runs");
+    assert_eq!(app.script.and_then(|found| found.path), Some(path));
+    let executable = app.executable.expect("it has one");
+    assert_eq!(executable.path, Some(shell.clone()));
+    let running = Running::start_and_wait(Command::new(loader()).arg(&shell).args(["-c", WAIT]));
+    let app = facts.of_process(running.pid()).expect("it runs");
+    assert_eq!(app.script.and_then(|found| found.path), Some(shell));
+}
+
+#[test]
+fn no_loader_is_asked_about_without_programs() {
+    let (_, interest) = facts(&["unit:some.service"]);
+    assert!(interest.executables.is_empty() && interest.files.is_empty());
+}
