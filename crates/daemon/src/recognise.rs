@@ -8,7 +8,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use offramp_intercept::{ClassId, Exec, Identity, Label, Labelled};
-use offramp_rules::{App, Claim, Claims, Profiles, Program, User, candidates, claims, is_settled};
+use offramp_rules::{
+    App, Claim, Claims, Profiles, Program, User, candidates, claims, is_in_force, is_settled,
+};
 use tokio::sync::MutexGuard;
 
 use crate::facts::Process;
@@ -23,12 +25,24 @@ impl Shared {
     /// What claims the app that a flow comes from. None: that is not known, and the flow is none.
     pub(crate) async fn claims_of(self: &Arc<Self>, identity: &Identity) -> Option<Arc<Claims>> {
         if identity.class != ClassId::UNDECIDED {
-            return self.class(identity.class);
+            let claims = self.class(identity.class)?;
+            return Some(self.current(claims, identity.pid).await);
         }
         if let Some(verdict) = self.verdicts.wait(identity.exec, VERDICT).await {
             return verdict;
         }
         self.look_at(identity.pid, identity.exec).await
+    }
+
+    /// What claims a process by now. While rules change, a flow waits until its app is recognised.
+    async fn current(self: &Arc<Self>, claims: Arc<Claims>, pid: u32) -> Arc<Claims> {
+        if is_in_force(&self.policy().rules, &claims) {
+            return claims;
+        }
+        let _done = self.reloading.lock().await;
+        let process = self.labelled_process(pid);
+        let now = process.and_then(|process| self.carried(&process));
+        now.unwrap_or(claims)
     }
 
     /// Decides about a program that was started.

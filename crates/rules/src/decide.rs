@@ -1,7 +1,7 @@
 mod display;
 
 use crate::{
-    Claims, DomainName, Host, Prefix, Profile, ProfileId, Profiles, Reason, RouteSet, State,
+    Claim, Claims, DomainName, Host, Prefix, Profile, ProfileId, Profiles, Reason, RouteSet, State,
     Target, UnavailableAction, World,
 };
 
@@ -132,6 +132,12 @@ pub fn direct_routes(profiles: &Profiles, claims: &Claims, world: &World) -> Rou
         })
 }
 
+/// Whether all rules that name an app are in force. Where one is not, the app is to be recognised
+/// anew, and does not go out until then.
+pub fn is_in_force(profiles: &Profiles, claims: &Claims) -> bool {
+    gone_rule(profiles, claims).is_none()
+}
+
 fn decide_host(profiles: &Profiles, claims: &Claims, host: &Host, world: &World) -> Decision {
     let mut steps = Vec::new();
     if is_loopback(host) {
@@ -228,14 +234,18 @@ fn verdict_of(profile: &Profile, outcome: &Outcome, passed: &mut Option<Why>) ->
 /// `offramp run` was promised that it would not go out by itself; one that a rule named has not been
 /// recognised anew yet.
 fn not_in_force<'a>(profiles: &Profiles, claims: &'a Claims) -> Option<&'a ProfileId> {
-    let is_gone = |id: &ProfileId, rule: Option<&str>| {
-        let profile = profiles.find(id).filter(|found| found.enabled);
-        profile.is_none_or(|profile| rule.is_some_and(|rule| !profile.has_rule(rule)))
+    let in_force = |id: &&ProfileId| profiles.find(id).is_some_and(|found| found.enabled);
+    let wrapper = claims.wrapper.as_ref().filter(|id| !in_force(id));
+    wrapper.or_else(|| gone_rule(profiles, claims))
+}
+
+fn gone_rule<'a>(profiles: &Profiles, claims: &'a Claims) -> Option<&'a ProfileId> {
+    let in_force = |claim: &&Claim| {
+        let profile = profiles.find(&claim.profile).filter(|found| found.enabled);
+        profile.is_some_and(|profile| profile.has_rule(&claim.rule))
     };
-    let wrapper = claims.wrapper.iter().find(|id| is_gone(id, None));
-    let rules = claims.rules.iter();
-    let mut named = rules.filter(|claim| is_gone(&claim.profile, Some(&claim.rule)));
-    wrapper.or_else(|| named.next().map(|claim| &claim.profile))
+    let gone = claims.rules.iter().find(|claim| !in_force(claim));
+    gone.map(|claim| &claim.profile)
 }
 
 fn exclusion(profile: &Profile, claims: &Claims, host: &Host, world: &World) -> Option<Exclusion> {

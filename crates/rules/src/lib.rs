@@ -26,6 +26,7 @@ pub use cgroup::Cgroup;
 pub use claims::{Claim, Claims, Finding, Found, claims, examine, is_settled};
 pub use decide::{
     Decision, Exclusion, Outcome, Step, Verdict, Why, decide, decide_name, direct_routes,
+    is_in_force,
 };
 pub use identity::{Identity, InvalidIdentity};
 pub use name::{DomainName, InvalidName};
