@@ -13,6 +13,8 @@ use crate::shared::Shared;
 
 /// How long a class outlives its last app at least, for flows that wait to be accepted.
 const SETTLED: Duration = Duration::from_secs(3);
+/// Up to so many classes stay for the next process; each has routes of its own.
+const SPARE: usize = 64;
 /// And at most, for flows that do not end.
 const LINGER: Duration = Duration::from_secs(300);
 
@@ -32,8 +34,11 @@ impl Closing {
         };
         let policy = shared.policy();
         let rules = &policy.rules;
-        for (class, claims) in shared.classes() {
-            if labelled.contains_key(&class) || stays(&claims, &policy, rules) {
+        let classes = shared.classes();
+        let is_crowded = classes.len() > SPARE;
+        for (class, claims) in classes {
+            let stays = !is_crowded && stays(&claims, &policy, rules);
+            if labelled.contains_key(&class) || stays {
                 self.0.remove(&class);
                 continue;
             }

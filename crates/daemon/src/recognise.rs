@@ -20,6 +20,8 @@ use crate::shared::Shared;
 const VERDICT: Duration = Duration::from_millis(500);
 /// Processes that start others while all are looked at make another round necessary.
 const ROUNDS: usize = 4;
+/// Classes of apps that a user's own profiles may make.
+const CLASSES: usize = 128;
 
 impl Shared {
     /// What claims the app that a flow comes from. None: that is not known, and the flow is none.
@@ -320,6 +322,9 @@ impl Shared {
         if let Some(class) = self.find_class(claims) {
             return Ok(Some(class));
         }
+        if self.is_exhausted_by(claims) {
+            return Err(NoClass);
+        }
         let class = self.add_class(claims).ok_or(NoClass)?;
         let (policy, world) = (self.policy(), Arc::clone(&self.world.borrow()));
         self.publish_class(class, claims, &policy, &world).await;
@@ -340,6 +345,19 @@ impl Shared {
             true => (app, changing),
             false => (self.ask(question).await, changing),
         }
+    }
+
+    /// Whether the user whose profile claims an app has as many classes as one may have: rules can be
+    /// combined in more ways than there are classes.
+    fn is_exhausted_by(&self, claims: &Claims) -> bool {
+        let policy = self.policy();
+        let owner = |claims: &Claims| policy.claiming(claims).find_map(|own| own.owner());
+        let Some(user) = owner(claims).filter(|user| *user != 0) else {
+            return false;
+        };
+        let own = self.classes();
+        let own = own.values().filter(|claims| owner(claims) == Some(user));
+        own.count() >= CLASSES
     }
 
     /// Asks the files about processes, beside the tasks that move bytes.
