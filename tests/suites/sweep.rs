@@ -6,6 +6,7 @@ use std::io::Write;
 use std::process::{ChildStdin, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use offramp_tests::addresses::{CLIENT, CLIENT6, PROXY, PROXY6, target, target6};
 use offramp_tests::{Daemon, Gateway, Lab, Running, binary, port, wait_until};
 use serde_json::{Value, json};
@@ -211,6 +212,16 @@ fn a_rule_changes_in_no_way_that_matters() {
         println!("{}: {rounds:#?}", changed["Payload"]["VisibleName"]);
         rounds.iter().for_each(assert_relayed);
     }
+    // While the app is recognised anew, what it opens may be refused, and is never direct.
+    let client = [CLIENT.to_string(), CLIENT6.to_string()];
+    wait_until("new flows are relayed", LIMIT, || {
+        let opened = app.open();
+        assert!(
+            !opened.values().any(|said| client.contains(said)),
+            "{opened:?}"
+        );
+        opened["tcp4"] == PROXY.to_string() && opened["udp"] == PROXY.to_string()
+    });
     assert_relayed(&app.open());
 }
 
@@ -239,4 +250,35 @@ fn a_target_changes_its_way() {
     }
     assert_relayed(&moves.open());
     assert_relayed(&stays.used());
+}
+
+/// Apps that started while the daemon was away are recognised when it is back, with their children.
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn what_started_without_the_daemon() {
+    let lab = Lab::new();
+    let _gateway = Gateway::start(&lab);
+    let path = format!("exe:{}", lab.directory().join("app").display());
+    let mut daemon = Daemon::start_with(&lab, &[profile("before", &[&path])]);
+    std::fs::create_dir(lab.directory().join("elsewhere")).expect("the directory is ours");
+    for _ in 0..3 {
+        daemon.process().signal(Signal::SIGKILL);
+        wait_until("the daemon is gone", LIMIT, || {
+            !daemon.process().is_running()
+        });
+        let mut holders = ["app", "elsewhere/app", "neighbour"].map(|name| {
+            let holder = Holder::start(&lab, name, 1);
+            let program = lab.directory().join(name);
+            let link = format!("/proc/{}/exe", holder.running.id());
+            wait_until("the holder runs", LIMIT, || {
+                std::fs::read_link(&link).is_ok_and(|found| found == program)
+            });
+            holder
+        });
+        daemon.start_again();
+        let [app, like_it, neighbour] = &mut holders;
+        assert_relayed(&app.open());
+        assert_direct(&like_it.open());
+        assert_direct(&neighbour.open());
+    }
 }

@@ -228,14 +228,18 @@ struct Descendant {
 
 impl Descendant {
     fn start(targets: Targets) -> anyhow::Result<Self> {
-        let (inherited, _) = connect(targets.four)?;
+        // Without a flow to inherit the child says so.
+        let inherited = match connect(targets.four) {
+            Ok((flow, _)) => Stdio::from(OwnedFd::from(flow)),
+            Err(_) => Stdio::null(),
+        };
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("hold-child");
         for target in [targets.four, targets.six, targets.udp] {
             command.arg(target.to_string());
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.stderr(OwnedFd::from(inherited)).spawn()?;
+        let mut child = command.stderr(inherited).spawn()?;
         Ok(Self {
             input: child.stdin.take().context("piped")?,
             output: BufReader::new(child.stdout.take().context("piped")?),

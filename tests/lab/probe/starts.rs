@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -43,8 +44,7 @@ pub(crate) fn starts(way: &str, count: usize, program: &Path) -> anyhow::Result<
             running.reap()?;
         }
         let file = arrange(way, number, program)?;
-        let child = Command::new(&file).spawn();
-        let child = child.with_context(|| file.display().to_string())?;
+        let child = spawn(&file).with_context(|| file.display().to_string())?;
         running.children.push(Started {
             child,
             since: Instant::now(),
@@ -56,6 +56,20 @@ pub(crate) fn starts(way: &str, count: usize, program: &Path) -> anyhow::Result<
     }
     println!("{}", serde_json::to_string(&running.ends)?);
     Ok(())
+}
+
+/// Starts it. Whoever looks at the descriptors of all processes may keep a file that was just
+/// written open for writing a moment longer: then the start is tried again, and told.
+fn spawn(file: &Path) -> io::Result<Child> {
+    for _ in 0..100 {
+        match Command::new(file).spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+                eprintln!("{}: {error}", file.display());
+            }
+            other => return other,
+        }
+    }
+    Command::new(file).spawn()
 }
 
 /// Does to the file what `way` says, and returns what to start. Nothing is left open for writing,
