@@ -12,6 +12,9 @@ use crate::policy::Policy;
 use crate::recognise::retained;
 use crate::shared::{ANYWHERE, Shared};
 
+/// Classes of apps that a user's own profiles may make.
+const CLASSES: usize = 128;
+
 impl Shared {
     /// Tells decisions and the kernel programs how things are. To be called with `changing` held.
     pub(crate) async fn publish(&self) {
@@ -43,6 +46,37 @@ impl Shared {
         if let Err(error) = self.capture.set_class(class, shape).await {
             tracing::error!(class = %class, error = crate::chain(&error), "class not defined");
         }
+    }
+
+    /// The class of processes with these claims, defined for the kernel programs; none for those
+    /// that nothing claims. To be called with `changing` held.
+    pub(crate) async fn class_of(&self, claims: &Claims) -> Result<Option<ClassId>, NoClass> {
+        if claims.is_empty() {
+            return Ok(None);
+        }
+        if let Some(class) = self.find_class(claims) {
+            return Ok(Some(class));
+        }
+        if self.is_exhausted_by(claims) {
+            return Err(NoClass);
+        }
+        let class = self.add_class(claims).ok_or(NoClass)?;
+        let (policy, world) = (self.policy(), Arc::clone(&self.world.borrow()));
+        self.publish_class(class, claims, &policy, &world).await;
+        Ok(Some(class))
+    }
+
+    /// Whether the user whose profile claims an app has as many classes as one may have: rules can be
+    /// combined in more ways than there are classes.
+    fn is_exhausted_by(&self, claims: &Claims) -> bool {
+        let policy = self.policy();
+        let owner = |claims: &Claims| policy.claiming(claims).find_map(|own| own.owner());
+        let Some(user) = owner(claims).filter(|user| *user != 0) else {
+            return false;
+        };
+        let own = self.classes();
+        let own = own.values().filter(|claims| owner(claims) == Some(user));
+        own.count() >= CLASSES
     }
 
     /// Programs that wait for their verdict: every flow comes here, and is decided here.
@@ -78,6 +112,10 @@ impl Shared {
         }
     }
 }
+
+/// All classes have a meaning already, or what a new one means cannot be kept. What needs it stays
+/// undecided, and is refused.
+pub(crate) struct NoClass;
 
 /// What resolvers are reached by that routing would not bring here (240.0.0.0/4, 2001:2::/48), and
 /// the device's own addresses.
