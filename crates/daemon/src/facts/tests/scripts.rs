@@ -106,7 +106,10 @@ fn a_loader_runs_what_it_is_given() {
     assert!(interest.files.contains(&id_of(&loader())));
     assert!(interest.executables.contains("ld.so"));
     let arguments = ["--argv0".as_ref(), "other".as_ref(), app.as_os_str()];
-    let running = Running::start(Command::new(loader()).args(arguments).arg("-"));
+    let mut running = Running::start(Command::new(loader()).args(arguments).arg("-"));
+    // Its arguments are there a moment after the loader is.
+    running.say("ready");
+    running.wait_for_line();
     let found = facts.of_process(running.pid()).expect("it runs");
     let program = found.script.clone().expect("it is given one");
     assert_eq!(program.path.as_ref(), Some(&app));
