@@ -18,6 +18,9 @@ const NAMES: u32 = 4;
 const FILES: u32 = 8;
 const CGROUPS: u32 = 16;
 
+/// The name that every cgroup has: nothing is before the first slash of its path.
+const EVERY_CGROUP: &str = "";
+
 /// The maps that the exec hook looks into.
 pub(crate) struct Asking {
     interest: MapHandle,
@@ -43,37 +46,74 @@ impl Asking {
     }
 
     /// Puts `wanted` in force: what is new comes first and what is old goes last, so that at no
-    /// moment less is asked about than before or after.
+    /// moment less is asked about than before or after. Where that fails, every exec is asked about.
     pub(crate) fn set(&self, wanted: &Interest, cgroup_root: &Path) -> Result<(), MapError> {
         let _changing = self
             .changing
             .lock()
             .expect("nothing panics while it changes the interest");
-        let names = wanted.executables.iter().map(|name| hash(name)).collect();
-        let files = wanted.files.iter().map(|file| raw(*file)).collect();
-        let cgroup_names = wanted.cgroup_names.iter().map(|name| hash(name)).collect();
-        add(&self.names, "names", &names)?;
-        add(&self.files, "files", &files)?;
-        add(&self.cgroup_names, "cgroup_names", &cgroup_names)?;
-        if !cgroup_names.is_empty() {
-            self.look_at_cgroups(cgroup_root, &cgroup_names)?;
+        let wanted = Wanted::of(wanted);
+        if self.add(&wanted, cgroup_root).is_err() {
+            // While everything is asked about, the old may go before the new comes.
+            self.ask_about_all(&wanted)?;
+            self.retain(&wanted, true)?;
+            self.add(&wanted, cgroup_root)?;
         }
+        self.put(wanted.flags)?;
+        self.retain(&wanted, false)
+    }
+
+    /// Tells all that is wanted, whatever of it fails.
+    fn add(&self, wanted: &Wanted, cgroup_root: &Path) -> Result<(), MapError> {
+        let names = add(&self.names, "names", &wanted.names);
+        let files = add(&self.files, "files", &wanted.files);
+        let cgroup_names = add(&self.cgroup_names, "cgroup_names", &wanted.cgroup_names);
+        let cgroups = match wanted.cgroup_names.is_empty() {
+            true => Ok(()),
+            false => self.look_at_cgroups(cgroup_root, &wanted.cgroup_names),
+        };
+        names.and(files).and(cgroup_names).and(cgroups)
+    }
+
+    /// Takes back what is not wanted, but with `everywhere` what stands for every cgroup.
+    fn retain(&self, wanted: &Wanted, everywhere: bool) -> Result<(), MapError> {
+        let mut cgroup_names = wanted.cgroup_names.clone();
+        cgroup_names.extend(everywhere.then(|| hash(EVERY_CGROUP)));
+        let names = retain(&self.names, "names", &wanted.names);
+        let files = retain(&self.files, "files", &wanted.files);
+        names
+            .and(files)
+            .and(retain(&self.cgroup_names, "cgroup_names", &cgroup_names))
+    }
+
+    /// Has every exec asked about, and where cgroups matter an answer of its own for each of them.
+    fn ask_about_all(&self, wanted: &Wanted) -> Result<(), MapError> {
+        let cgroups = match wanted.flags & CGROUPS {
+            0 => Ok(()),
+            _ => self.mean_every_cgroup(),
+        };
+        self.put(wanted.flags | EVERY_EXEC)?;
+        cgroups
+    }
+
+    fn mean_every_cgroup(&self) -> Result<(), MapError> {
+        let every = [hash(EVERY_CGROUP)].into();
+        // First, for there may be no room left.
+        let room = retain(&self.cgroup_names, "cgroup_names", &every);
+        let told = add(&self.cgroup_names, "cgroup_names", &every);
+        // One that is not known may be meant.
+        let forgotten = retain(&self.cgroups, "cgroups", &BTreeSet::<u64>::new());
+        room.and(told).and(forgotten)
+    }
+
+    /// Puts flags in force; what was remembered before counts no more.
+    fn put(&self, flags: u32) -> Result<(), MapError> {
         let known: types::interest = get(&self.interest, "interest", &0u32)?.unwrap_or_default();
-        let flags = [
-            (wanted.every_exec, EVERY_EXEC),
-            (wanted.by_user, BY_USER),
-            (!names.is_empty(), NAMES),
-            (!files.is_empty(), FILES),
-            (!cgroup_names.is_empty(), CGROUPS),
-        ];
         let fresh = types::interest {
             generation: known.generation.wrapping_add(1),
-            flags: flags.iter().filter(|(on, _)| *on).map(|(_, f)| f).sum(),
+            flags,
         };
-        put(&self.interest, "interest", &0u32, bytes(&fresh))?;
-        retain(&self.names, "names", &names)?;
-        retain(&self.files, "files", &files)?;
-        retain(&self.cgroup_names, "cgroup_names", &cgroup_names)
+        put(&self.interest, "interest", &0u32, bytes(&fresh))
     }
 
     /// Remembers the answer for execs of the same kind, for as long as the interest is the same.
@@ -92,17 +132,46 @@ impl Asking {
     }
 
     /// Writes down for every cgroup that exists whether one of `names` may mean it. Those that are
-    /// made meanwhile are written down by the kernel programs.
+    /// made meanwhile are written down by the kernel programs. One that there is no room for is left
+    /// out, and so may be meant.
     fn look_at_cgroups(&self, root: &Path, names: &BTreeSet<u64>) -> Result<(), MapError> {
         let mut gone: BTreeSet<u64> = keys(&self.cgroups).into_iter().collect();
         for (id, candidate) in walk(root, names) {
             gone.remove(&id);
-            put(&self.cgroups, "cgroups", &id, &[candidate.into()])?;
+            put(&self.cgroups, "cgroups", &id, &[candidate.into()])
+                .or_else(|_| delete(&self.cgroups, "cgroups", &id))?;
         }
         for id in gone {
             delete(&self.cgroups, "cgroups", &id)?;
         }
         Ok(())
+    }
+}
+
+/// An [`Interest`] as the kernel programs have it.
+struct Wanted {
+    names: BTreeSet<u64>,
+    files: BTreeSet<RawFile>,
+    cgroup_names: BTreeSet<u64>,
+    flags: u32,
+}
+
+impl Wanted {
+    fn of(interest: &Interest) -> Self {
+        let flags = [
+            (interest.every_exec, EVERY_EXEC),
+            (interest.by_user, BY_USER),
+            (!interest.executables.is_empty(), NAMES),
+            (!interest.files.is_empty(), FILES),
+            (!interest.cgroup_names.is_empty(), CGROUPS),
+        ];
+        let hashes = |names: &BTreeSet<String>| names.iter().map(|name| hash(name)).collect();
+        Self {
+            names: hashes(&interest.executables),
+            files: interest.files.iter().map(|file| raw(*file)).collect(),
+            cgroup_names: hashes(&interest.cgroup_names),
+            flags: flags.iter().filter(|(on, _)| *on).map(|(_, f)| f).sum(),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use offramp_intercept::{Class, ClassId, Exec, FileId, Interest, Label, Swept};
 
 use crate::lab::{CAPTURED, DIRECT, Lab, Program, build_probe, lab, run};
@@ -483,6 +484,149 @@ async fn cgroups_users_and_all_programs_may_matter() {
     assert_eq!(first.filename, "/usr/bin/unshare");
     let next = lab.is_asked_about(Command::new(&probe).arg("wait")).await;
     assert_eq!(next.number, first.number + 1);
+    lab.capture.stop().await.unwrap();
+}
+
+/// More names than the kernel programs keep, or `less` of them, all beginning with `kind`.
+fn too_many(kind: &str, less: usize) -> std::collections::BTreeSet<String> {
+    let all = (0..65_537 - less).map(|n| format!("{kind}-{n}"));
+    all.collect()
+}
+
+#[tokio::test]
+#[ignore = "needs root and BPF: run scripts/test"]
+async fn where_the_names_of_programs_do_not_fit_every_program_is_asked_about() {
+    let lab = lab("exec-overload").await;
+    let folder = lab.folder("bin");
+    let [chosen, other] = ["chosen", "other"].map(|name| folder.join(name));
+    for path in [&chosen, &other] {
+        build_probe(path, &["-static"]);
+    }
+    // The first interest of all: nothing is in force.
+    let interest = |mut executables: std::collections::BTreeSet<String>| {
+        executables.insert("chosen".to_owned());
+        Interest {
+            executables,
+            ..Interest::default()
+        }
+    };
+    lab.capture
+        .set_interest(&interest(too_many("a", 0)))
+        .expect_err("they do not fit");
+    let exec = lab.is_asked_about(Command::new(&other).arg("wait")).await;
+    lab.capture.settle(&exec, None, true);
+    assert_eq!(run(&mut Command::new(&other)), DIRECT);
+    lab.is_asked_about(Command::new(&chosen).arg("wait")).await;
+
+    // Answers of before count no more.
+    lab.capture
+        .set_interest(&interest(too_many("b", 0)))
+        .expect_err("they do not fit");
+    lab.is_asked_about(Command::new(&other).arg("wait")).await;
+
+    // As many as fit take the place of as many others.
+    for kind in ["c", "d"] {
+        lab.capture
+            .set_interest(&interest(too_many(kind, 2)))
+            .unwrap();
+        lab.is_let_alone(Command::new(&other).arg("wait"), &chosen)
+            .await;
+    }
+    lab.capture.stop().await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs root and BPF: run scripts/test"]
+async fn where_the_names_of_cgroups_do_not_fit_every_cgroup_may_be_meant() {
+    use std::os::unix::fs::MetadataExt;
+    let lab = lab("exec-groups").await;
+    let folder = lab.folder("bin");
+    let [probe, sentinel] = ["probe", "sentinel"].map(|name| folder.join(name));
+    for path in [&probe, &sentinel] {
+        build_probe(path, &["-static"]);
+    }
+    let root = Path::new("/sys/fs/cgroup/unified");
+    let groups = Groups(root.join(format!("offramp-test-many-{}", std::process::id())));
+    let make = |name: &str| {
+        let path = groups.0.join(name);
+        fs::create_dir_all(&path).unwrap();
+        path
+    };
+    let interest = |cgroup_names: std::collections::BTreeSet<String>| Interest {
+        cgroup_names,
+        ..names(&["sentinel"])
+    };
+    let inside = |group: &Path| {
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            &format!(
+                "echo $$ > {}/cgroup.procs; exec {} wait",
+                group.display(),
+                probe.display()
+            ),
+        ]);
+        command
+    };
+    let before = make("before.scope");
+    let getty = || ["getty".to_owned()].into();
+    lab.capture.set_interest(&interest(getty())).unwrap();
+    lab.is_let_alone(&mut inside(&before), &sentinel).await;
+
+    let mut wanted = too_many("a", 0);
+    wanted.insert("before.scope".to_owned());
+    lab.capture
+        .set_interest(&interest(wanted))
+        .expect_err("they do not fit");
+    let after = make("after.scope");
+    // An answer for one is none for another.
+    let mut python = Program::start("/usr/bin/python3");
+    let exec = lab.next_exec().await;
+    assert_eq!(exec.pid, python.pid());
+    lab.capture.settle(&exec, None, false);
+    let path = probe.display();
+    let spawn = format!("os.posix_spawn('{path}', ['{path}'], {{}}) and 0");
+    for group in [&before, &after] {
+        fs::write(group.join("cgroup.procs"), python.pid().to_string()).unwrap();
+        loop {
+            match lab.capture.event().await.unwrap() {
+                offramp_intercept::Event::Moved { pid } if pid == python.pid() => break,
+                _ => {}
+            }
+        }
+        let answers = [python.ask(&spawn), python.answer()];
+        assert!(answers.contains(&CAPTURED.to_owned()), "{answers:?}");
+        let exec = lab.next_exec().await;
+        assert_eq!(exec.cgroup, fs::metadata(group).unwrap().ino());
+        lab.capture.settle(&exec, None, true);
+        let answers = [python.ask(&spawn), python.answer()];
+        assert!(answers.contains(&DIRECT.to_owned()), "{answers:?}");
+    }
+    drop(python);
+
+    for wanted in [too_many("c", 2), too_many("d", 2), getty()] {
+        lab.capture.set_interest(&interest(wanted)).unwrap();
+        for group in [&before, &after, &make("more.scope")] {
+            lab.is_let_alone(&mut inside(group), &sentinel).await;
+        }
+    }
+
+    // A cgroup that there is no room for may be meant.
+    let pins = lab.config.bpffs.join("offramp").join(&lab.config.instance);
+    let known = MapHandle::from_pinned_path(pins.join("cgroups")).unwrap();
+    let id = fs::metadata(&after).unwrap().ino();
+    known.delete(&id.to_ne_bytes()).unwrap();
+    for other in 1u64 << 40.. {
+        if known
+            .update(&other.to_ne_bytes(), &[0], MapFlags::ANY)
+            .is_err()
+        {
+            break;
+        }
+    }
+    lab.capture.set_interest(&interest(getty())).unwrap();
+    lab.is_asked_about(&mut inside(&after)).await;
+    lab.is_let_alone(&mut inside(&before), &sentinel).await;
     lab.capture.stop().await.unwrap();
 }
 

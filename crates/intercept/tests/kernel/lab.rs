@@ -19,7 +19,7 @@ pub(crate) struct Lab {
     pub(crate) capture: Capture,
     pub(crate) sockets: Sockets,
     pub(crate) class: ClassId,
-    config: Config,
+    pub(crate) config: Config,
     pub(crate) runtime: tempfile::TempDir,
 }
 
