@@ -37,11 +37,12 @@ static __always_inline int takes_device(struct sock_common *sk, struct ends *end
 {
 	struct settings *set = get_settings();
 	struct dst_entry *route = BPF_CORE_READ((struct sock *)sk, sk_dst_cache);
-	struct net_device *device = BPF_CORE_READ(route, dev);
+	/* Zero also for the device that routes have which were replaced. */
+	__u32 device = BPF_CORE_READ(route, dev, ifindex);
 
 	*known = device || is_inside(ends->source);
 	if (device)
-		return set && BPF_CORE_READ(device, ifindex) == set->device;
+		return set && device == set->device;
 	return is_inside(ends->source);
 }
 
