@@ -15,7 +15,7 @@ use tokio::sync::MutexGuard;
 pub(crate) use running::retained;
 
 use crate::shared::Shared;
-use worst::worst;
+use worst::{is_cut, worst};
 
 /// How long a flow waits for the verdict about its program before the program is looked at again.
 const VERDICT: Duration = Duration::from_millis(500);
@@ -92,6 +92,10 @@ impl Shared {
                 .put(exec.number, Some(Arc::new(inherited.clone())));
             self.capture.settle(&exec, class, false);
             return Some(Next::Recognise);
+        }
+        // Of an interpreter nobody knows what it ran where what it was given is not known whole.
+        if app.is_none() && is_cut(&exec) {
+            return None;
         }
         let is_seen = app.is_some();
         let app = match app {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use offramp_control::Lifecycle;
-use offramp_intercept::Swept;
+use offramp_intercept::{Interest, Swept};
 use offramp_rules::{Claims, ProfileId, Profiles, Verdict, Why, decide};
 
 use crate::ephemeral;
@@ -83,7 +83,7 @@ impl Shared {
     pub(crate) async fn recognise(self: &Arc<Self>, policy: Arc<Policy>, before: &Profiles) {
         self.see_rules();
         // First: whoever sees the new profiles may start an app at once.
-        self.ask_kernel(Some(Arc::clone(&policy))).await;
+        self.ask_kernel(&policy).await;
         self.policy.send_replace(policy);
         self.disapprove_all().await;
         self.recognise_running(before).await;
@@ -101,27 +101,25 @@ impl Shared {
         self.recheck_flows(&apps, before);
     }
 
-    /// Tells the kernel programs what to ask about: of this policy, or, where none is given, of the
-    /// rules in force if their files have changed places. Returns whether anything was told.
-    pub(crate) async fn ask_kernel(self: &Arc<Self>, policy: Option<Arc<Policy>>) -> bool {
+    /// Tells the kernel programs what to ask about by these rules. To be called with `changing` held.
+    async fn ask_kernel(self: &Arc<Self>, policy: &Arc<Policy>) {
+        let (shared, policy) = (Arc::clone(self), Arc::clone(policy));
+        let learn = move || shared.facts.learn(&policy.rules);
+        if let Ok(interest) = tokio::task::spawn_blocking(learn).await {
+            self.tell_kernel(interest).await;
+        }
+    }
+
+    /// To be called with `changing` held: what is told last is asked about.
+    pub(crate) async fn tell_kernel(self: &Arc<Self>, interest: Interest) {
         let shared = Arc::clone(self);
-        let asked = tokio::task::spawn_blocking(move || {
-            let interest = match policy {
-                Some(policy) => Some(shared.facts.learn(&policy.rules)),
-                None => shared.facts.refresh(),
-            };
-            let told = interest
-                .as_ref()
-                .map(|interest| shared.capture.set_interest(interest));
-            if let Some(Err(error)) = &told {
-                tracing::error!(
-                    error = crate::chain(error),
-                    "kernel programs not told what to ask"
-                );
-            }
-            told.is_some()
-        });
-        asked.await.unwrap_or(false)
+        let told = tokio::task::spawn_blocking(move || shared.capture.set_interest(&interest));
+        if let Ok(Err(error)) = told.await {
+            tracing::error!(
+                error = crate::chain(&error),
+                "kernel programs not told what to ask, and ask about every program"
+            );
+        }
     }
 
     /// Ends what processes had open before they were managed, and gives back what was taken from

@@ -127,7 +127,7 @@ pub(super) fn told(start: &Start<'_>, known: &Known) -> Option<Source> {
 
 /// A program that is not running.
 pub(super) fn at(path: &Path, uid: u32) -> io::Result<Source> {
-    let given = Opened::at(path)?;
+    let given = Opened::named(path)?;
     let interpreter = Shebang::of(&given)
         .and_then(|line| line.program())
         .and_then(|path| Opened::at(&path).ok());

@@ -144,12 +144,20 @@ impl Shared {
 
     /// Puts rules in force again whose files lead elsewhere now, as after an upgrade.
     pub(crate) async fn follow_places(self: &Arc<Self>) {
-        if self.ask_kernel(None).await {
-            let _changing = self.changing.lock().await;
-            self.see_rules();
-            let policy = self.policy();
-            self.recognise_running(&policy.rules).await;
+        let seen = self.rules_seen();
+        let refresh = |shared: &Shared| shared.facts.refresh();
+        let Some(interest) = self.ask(refresh).await else {
+            return;
+        };
+        let _changing = self.changing.lock().await;
+        // Other rules were looked up just now.
+        if seen != self.rules_seen() {
+            return;
         }
+        self.see_rules();
+        self.tell_kernel(interest).await;
+        let policy = self.policy();
+        self.recognise_running(&policy.rules).await;
     }
 }
 

@@ -6,6 +6,19 @@ use std::path::Path;
 use offramp_intercept::Exec;
 use offramp_rules::{App, Profiles, Program, User, candidates};
 
+/// What the kernel tells of the arguments.
+const ARGUMENTS: usize = 512;
+
+/// Whether the program may have been given more than the event tells.
+pub(super) fn is_cut(exec: &Exec) -> bool {
+    let told: usize = exec
+        .arguments
+        .iter()
+        .map(|argument| argument.len() + 1)
+        .sum();
+    told >= ARGUMENTS
+}
+
 /// The most that a program can be whose file is not found any more, as it went on to another one or
 /// ended: what it was called, wherever rules name that. `now` is what the process is by now.
 pub(super) fn worst(exec: &Exec, rules: &Profiles, now: App) -> App {
