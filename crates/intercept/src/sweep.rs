@@ -21,8 +21,10 @@ const AT_ONCE: usize = 16_384;
 const CLAIM: u32 = 0;
 /// Sockets that no captured process holds are given back where their class ends.
 const RELEASE: u32 = 1;
+/// Sockets that captured processes alone have open, and none had before, are theirs.
+const DOOM: u32 = 2;
 /// What is left to do is told.
-const REPORT: u32 = 2;
+const REPORT: u32 = 3;
 
 /// The maps of the iterators. One change at a time.
 pub(crate) struct Sweeper {
@@ -91,6 +93,7 @@ impl Sweeper {
         self.forget_wholes()?;
         self.pass(CLAIM)?;
         self.pass(RELEASE)?;
+        self.pass(DOOM)?;
         programs::iterate(&self.pins, "mend_tcp")?;
         programs::iterate(&self.pins, "mend_udp")?;
         for remark in self.pass(REPORT)?.chunks_exact(24).filter_map(read) {

@@ -6,5 +6,7 @@ mod exec;
 mod flows;
 #[path = "kernel/lab.rs"]
 mod lab;
+#[path = "kernel/options.rs"]
+mod options;
 #[path = "kernel/sweep.rs"]
 mod sweep;

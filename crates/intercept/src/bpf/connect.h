@@ -22,6 +22,43 @@ static __always_inline int is_alive(struct settings *set, int protocol, int ipv6
 	return 1;
 }
 
+/* Notes what adopt() is about to undo. */
+static __always_inline int keep_choice(struct bpf_sock *sk)
+{
+	struct choice none = {};
+	struct choice *choice;
+	int chosen = sk->mark && !is_ours(sk->mark);
+
+	if (!chosen && !sk->bound_dev_if)
+		return 0;
+	choice = bpf_sk_storage_get(&choices, sk, &none, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!choice)
+		return -1;
+	if (chosen)
+		choice->mark = sk->mark;
+	if (sk->bound_dev_if)
+		choice->device = sk->bound_dev_if;
+	return 0;
+}
+
+/* Undoes adopt(). */
+static __always_inline int restore_choice(struct bpf_sock_addr *ctx, struct bpf_sock *sk)
+{
+	struct choice *choice = bpf_sk_storage_get(&choices, sk, 0, 0);
+	__u32 mark = choice ? choice->mark : 0;
+	__u32 device = choice ? choice->device : 0;
+
+	if (is_ours(sk->mark) && bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark)))
+		return -1;
+	if (!choice)
+		return 0;
+	/* The device may be gone: as if it had gone before. */
+	if (device && !sk->bound_dev_if)
+		bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTOIFINDEX, &device, sizeof(device));
+	bpf_sk_storage_delete(&choices, sk);
+	return 0;
+}
+
 /* Takes the socket under the label, also one that was made before its task had it. */
 static __always_inline int adopt(struct bpf_sock_addr *ctx, struct label *label,
 				 struct class *class)
@@ -40,6 +77,8 @@ static __always_inline int adopt(struct bpf_sock_addr *ctx, struct label *label,
 		if (!owner)
 			return -1;
 	}
+	if (keep_choice(ctx->sk))
+		return -1;
 	if (ctx->sk->mark != mark && bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark)))
 		return -1;
 	owner->label = *label;
@@ -66,6 +105,10 @@ static __always_inline int judge(struct bpf_sock_addr *ctx, struct label *label,
 		return is_loopback(a) ? 0 : ENETUNREACH;
 	if (is_beyond(class))
 		return EPERM;
+	/* Not marked: see on_create. The guard is shut for it. */
+	if (label->class == UNDECIDED && ctx->sk && is_other_kind(ctx->type, ctx->protocol) &&
+	    owner_of(ctx->sk))
+		return 0;
 	if (adopt(ctx, label, class))
 		return ECONNREFUSED;
 	if (dns) {
@@ -119,16 +162,17 @@ static __always_inline void write_ipv6(struct bpf_sock_addr *ctx, const __be32 *
 static __always_inline void give_back(struct bpf_sock_addr *ctx, int routed)
 {
 	struct owner *owner;
-	__u32 none = 0;
+	int ours;
 
-	if (!ctx->sk || !ctx->sk->mark || ctx->sk->mark & OTHER_MARKS)
+	if (!ctx->sk)
 		return;
 	owner = bpf_sk_storage_get(&owners, ctx->sk, 0, 0);
 	if (!owner || (owner->label.class && owner->label.class != UNDECIDED))
 		return;
-	if (bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &none, sizeof(none)))
+	ours = is_ours(ctx->sk->mark);
+	if (restore_choice(ctx, ctx->sk) || owner->flags & OWNER_FREE)
 		return;
-	if (routed && owner->label.class)
+	if (routed && ours && owner->label.class)
 		owner->flags |= OWNER_FREE;
 	else
 		owner->label.class = 0;
@@ -215,7 +259,8 @@ static __always_inline int on_bind(struct bpf_sock_addr *ctx)
 	if (ctx->type != SOCK_STREAM)
 		return 1;
 	/* An undecided one may turn out to be an unmanaged server; until then the guard is shut. */
-	if (label.class == UNDECIDED || (class && class->flags & CLASS_INBOUND && ctx->user_port))
+	if (label.class == UNDECIDED ? ctx->sk && is_ours(ctx->sk->mark) :
+				       class && class->flags & CLASS_INBOUND && ctx->user_port)
 		bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &none, sizeof(none));
 	return 1;
 }

@@ -160,6 +160,7 @@ struct dst_entry {
 struct sock {
 	struct sock_common __sk_common;
 	__u16 sk_protocol;
+	__u32 sk_mark;
 	struct dst_entry *sk_dst_cache;
 };
 

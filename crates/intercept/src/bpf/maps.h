@@ -9,6 +9,7 @@
 #define IPPROTO_UDP 17
 #define IPPROTO_MPTCP 262
 #define SOCK_STREAM 1
+#define SOCK_RAW 3
 #define SOL_IP 0
 #define SOL_SOCKET 1
 #define SOL_IPV6 41
@@ -56,6 +57,7 @@ struct label {
 #define OWNER_ENDED (1 << 4)	/* in `wholes`: what its flows were is gone */
 /* Given back while a datagram is on its way to the daemon: others go where they are routed. */
 #define OWNER_FREE (1 << 5)
+#define OWNER_FOUND (1 << 6) /* with a captured process, and without an owner */
 #define OWNER_FLAGS 0xff
 #define HELD_SHIFT 8 /* above the flags: the last sweep that found it with a captured process */
 
@@ -173,6 +175,20 @@ struct {
 	__type(key, int);
 	__type(value, struct owner);
 } owners SEC(".maps");
+
+/* What a program had chosen for a socket before that was captured; zero: nothing. Put back when the
+ * socket is. */
+struct choice {
+	__u32 mark;
+	__u32 device;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct choice);
+} choices SEC(".maps");
 
 /* The verdicts that came after the exec: exec -> class. */
 struct {

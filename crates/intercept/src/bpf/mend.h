@@ -65,6 +65,8 @@ int mend_tcp(struct bpf_iter__tcp *ctx)
 		if (class && !(owner->flags & OWNER_RELEASED) &&
 		    !(sk->skc_state == TCP_LISTEN && class->flags & CLASS_INBOUND))
 			mark = class->mark;
+		else if (owner->flags & OWNER_RELEASED)
+			mark = free_mark(sk, BPF_CORE_READ((struct sock *)sk, sk_mark));
 		bpf_setsockopt(sk, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
 		if (owner->flags & OWNER_RELEASED)
 			owner->label.class = 0;

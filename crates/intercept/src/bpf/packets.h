@@ -88,6 +88,21 @@ static __always_inline int is_free(struct owner *owner)
 	return class && !*class;
 }
 
+/* Whether a socket of another kind, made by a program that was undecided, is to be let alone; what
+ * is known then is written down, as verdicts are forgotten. One of a managed program stays shut. */
+static __always_inline int is_released(struct owner *owner)
+{
+	struct label label = to_label(*(volatile __u64 *)&owner->label);
+	struct label none = {};
+	__u32 *class = bpf_map_lookup_elem(&settled, &label.exec);
+
+	if (label.class != UNDECIDED || !class || *class)
+		return 0;
+	/* Unless it changes hands meanwhile. */
+	__sync_val_compare_and_swap((__u64 *)&owner->label, to_word(label), to_word(none));
+	return 1;
+}
+
 static __always_inline struct bpf_sock *full_socket(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
@@ -117,6 +132,8 @@ int on_egress(struct __sk_buff *skb)
 		 * answers for dead sockets (RST, ICMP) begins none. */
 		return parse(skb, &tuple, &begins) || begins ? drop(COUNT_EGRESS_DROP) : 1;
 	}
+	if (owner->label.class == UNDECIDED && is_other_kind(sk->type, sk->protocol))
+		return is_released(owner) ? 1 : drop(COUNT_EGRESS_DROP);
 	class = get_class(owner->label.class);
 	if (!set || !class || parse(skb, &tuple, &begins))
 		return drop(COUNT_EGRESS_DROP);
@@ -152,6 +169,8 @@ int on_ingress(struct __sk_buff *skb)
 	if (!sk)
 		return 1;
 	owner = owner_of(sk);
+	if (owner && owner->label.class == UNDECIDED && is_other_kind(sk->type, sk->protocol))
+		return is_released(owner) ? 1 : drop(COUNT_INGRESS_DROP);
 	if (!owner || skb->ifindex == LOOPBACK_IFINDEX || is_free(owner))
 		return 1;
 	set = get_settings();

@@ -19,17 +19,32 @@ static __always_inline struct owner *owner_of(struct bpf_sock *sk)
 	return owner && owner->label.class ? owner : 0;
 }
 
+/* Whether a mark is that of a class, and not one that a program has chosen. */
+static __always_inline int is_ours(__u32 mark)
+{
+	return mark && !(mark & OTHER_MARKS);
+}
+
+/* Raw, ping and the like: none of the hooks is told what most of them are used for. */
+static __always_inline int is_other_kind(__u32 type, __u32 protocol)
+{
+	return type == SOCK_RAW || (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP &&
+				    protocol != IPPROTO_MPTCP);
+}
+
 SEC("cgroup/sock_create")
 int on_create(struct bpf_sock *ctx)
 {
+	int other = is_other_kind(ctx->type, ctx->protocol);
 	struct owner owner = {};
 	struct class *class;
 	struct label label;
 
 	if (!is_captured(&label, &class))
 		return 1;
-	if (!class || is_beyond(class) || (ctx->protocol != IPPROTO_TCP && ctx->protocol != IPPROTO_UDP &&
-		       ctx->protocol != IPPROTO_MPTCP)) {
+	/* One that is undecided may turn out to be an unmanaged program that needs it; until then
+	 * the guard is shut. */
+	if (!class || is_beyond(class) || (other && label.class != UNDECIDED)) {
 		count(COUNT_FORBIDDEN);
 		return 0;
 	}
@@ -40,7 +55,9 @@ int on_create(struct bpf_sock *ctx)
 	owner.cookie = bpf_get_socket_cookie(ctx);
 	if (!bpf_sk_storage_get(&owners, ctx, &owner, BPF_SK_STORAGE_GET_F_CREATE))
 		return 0;
-	ctx->mark = class->mark;
+	/* No hook would give the mark back. */
+	if (!other)
+		ctx->mark = class->mark;
 	return 1;
 }
 
@@ -65,19 +82,20 @@ int on_release(struct bpf_sock *ctx)
 	return 1;
 }
 
-/* Options that lead packets past the mark's route: the call succeeds and does nothing. */
+/* Options that lead packets past the mark's route: the call succeeds and does nothing. Those that
+ * adopt() can undo are let through while it is not known whether the program is unmanaged. */
 SEC("cgroup/setsockopt")
 int on_setsockopt(struct bpf_sockopt *ctx)
 {
-	int device = (ctx->level == SOL_SOCKET &&
-		      (ctx->optname == SO_BINDTODEVICE || ctx->optname == SO_MARK ||
-		       ctx->optname == SO_BINDTOIFINDEX)) ||
-		     (ctx->level == SOL_IP && ctx->optname == IP_UNICAST_IF) ||
+	int undone = ctx->level == SOL_SOCKET &&
+		     (ctx->optname == SO_BINDTODEVICE || ctx->optname == SO_MARK ||
+		      ctx->optname == SO_BINDTOIFINDEX);
+	int device = undone || (ctx->level == SOL_IP && ctx->optname == IP_UNICAST_IF) ||
 		     (ctx->level == SOL_IPV6 && ctx->optname == IPV6_UNICAST_IF);
 	struct class *class;
 	struct label label;
 
-	if (device && is_captured(&label, &class)) {
+	if (device && is_captured(&label, &class) && !(undone && label.class == UNDECIDED)) {
 		count(COUNT_SWALLOWED);
 		ctx->optlen = -1;
 	} else if (ctx->optlen > 4096) {

@@ -8,7 +8,7 @@
 #include "ends.h"
 
 
-enum pass { PASS_CLAIM, PASS_RELEASE, PASS_REPORT };
+enum pass { PASS_CLAIM, PASS_RELEASE, PASS_DOOM, PASS_REPORT };
 
 struct sweep {
 	__u32 number;
@@ -69,6 +69,17 @@ static __always_inline void note_whole(struct sock *sk, struct owner *owner)
 		bpf_map_update_elem(&wholes, &address, owner, BPF_ANY);
 }
 
+static __always_inline void take(struct task_struct *task, struct sock *sk, struct label label,
+				 struct class *class, struct owner *owner, struct sweep *sweep)
+{
+	owner->instance = class ? class->instance : 0;
+	owner->pid = task->tgid;
+	owner->uid = task->cred->uid.val;
+	owner->label = label;
+	note_whole(sk, owner);
+	sweep->claimed++;
+}
+
 static __always_inline void claim(struct task_struct *task, struct sock *sk, struct label label,
 				  struct class *class, struct sweep *sweep)
 {
@@ -90,17 +101,25 @@ static __always_inline void claim(struct task_struct *task, struct sock *sk, str
 		if (!owner)
 			return;
 		owner->flags = 0;
-		flag(owner, OWNER_DOOMED | OWNER_REMARK, sweep);
-	} else {
-		owner->flags &= ~OWNER_FREE;
-		flag(owner, OWNER_MOVED | OWNER_REMARK, sweep);
+		flag(owner, OWNER_FOUND, sweep);
+		return;
 	}
-	owner->instance = class ? class->instance : 0;
-	owner->pid = task->tgid;
-	owner->uid = task->cred->uid.val;
-	owner->label = label;
-	note_whole(sk, owner);
-	sweep->claimed++;
+	owner->flags &= ~OWNER_FREE;
+	flag(owner, OWNER_MOVED | OWNER_REMARK, sweep);
+	take(task, sk, label, class, owner, sweep);
+}
+
+/* What nobody else had open either before it was captured is of the captured process. */
+static __always_inline void doom(struct task_struct *task, struct sock *sk, struct label label,
+				 struct class *class, struct sweep *sweep)
+{
+	struct owner *owner = bpf_sk_storage_get(&owners, sk, 0, 0);
+
+	if (!owner || !is_held(owner, sweep) || !(owner->flags & OWNER_FOUND))
+		return;
+	owner->flags &= ~OWNER_FOUND;
+	flag(owner, OWNER_DOOMED | OWNER_REMARK, sweep);
+	take(task, sk, label, class, owner, sweep);
 }
 
 static __always_inline void release(struct task_struct *task, struct sock *sk, struct sweep *sweep)
@@ -108,6 +127,9 @@ static __always_inline void release(struct task_struct *task, struct sock *sk, s
 	struct owner *owner = bpf_sk_storage_get(&owners, sk, 0, 0);
 	struct class *class;
 
+	/* Of an unmanaged process that has passed it on: what uses it under a label takes it. */
+	if (owner)
+		owner->flags &= ~OWNER_FOUND;
 	if (!owner || !owner->label.class || is_held(owner, sweep))
 		return;
 	class = get_class(owner->label.class);
@@ -127,11 +149,22 @@ static __always_inline void release(struct task_struct *task, struct sock *sk, s
 	sweep->released++;
 }
 
-static __always_inline __u32 wanted_mark(struct owner *owner)
+/* What the mark of a socket that is given back is to be. */
+static __always_inline __u32 free_mark(void *sk, __u32 mark)
+{
+	struct choice *choice;
+
+	if (!is_ours(mark))
+		return mark;
+	choice = bpf_sk_storage_get(&choices, sk, 0, 0);
+	return choice ? choice->mark : 0;
+}
+
+static __always_inline __u32 wanted_mark(struct owner *owner, struct sock *sk)
 {
 	struct class *class = get_class(owner->label.class);
 
-	return class ? class->mark : 0;
+	return class ? class->mark : free_mark(sk, sk->sk_mark);
 }
 
 /* Whether the flows of an MPTCP socket have been ended; told once. */
@@ -166,7 +199,7 @@ static __always_inline void report(struct seq_file *seq, struct task_struct *tas
 	remark.cookie = bpf_get_socket_cookie(sk);
 	remark.process = task->tgid;
 	remark.descriptor = descriptor;
-	remark.mark = wanted_mark(owner);
+	remark.mark = wanted_mark(owner, sk);
 	bpf_seq_write(seq, &remark, sizeof(remark));
 }
 
@@ -194,11 +227,13 @@ int claim_sockets(struct bpf_iter__task_file *ctx)
 	if (number)
 		class = bpf_map_lookup_elem(&classes, &number);
 	if (!number || (class && class->flags & CLASS_TRACKED)) {
-		if (sweep->pass == PASS_CLAIM)
+		if (sweep->pass == PASS_CLAIM || sweep->pass == PASS_DOOM)
 			return 0;
 	} else if (sweep->pass == PASS_RELEASE) {
 		return 0;
 	}
+	if (sweep->pass == PASS_DOOM && number == UNDECIDED)
+		return 0;
 	if (class && !class->mark)
 		class = 0;
 	socket = bpf_sock_from_file(file);
@@ -224,6 +259,8 @@ int claim_sockets(struct bpf_iter__task_file *ctx)
 		claim(task, sk, label, class, sweep);
 	} else if (sweep->pass == PASS_RELEASE) {
 		release(task, sk, sweep);
+	} else if (sweep->pass == PASS_DOOM) {
+		doom(task, sk, label, class, sweep);
 	} else {
 		report(ctx->meta->seq, task, ctx->fd, sk);
 	}

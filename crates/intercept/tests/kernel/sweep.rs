@@ -16,7 +16,7 @@ const PEER: &str = "put(
  work=lambda f, s: threading.Thread(target=f, args=(s,), daemon=True).start(),
  bound=lambda k, h, n, p: (lambda s: [s.setsockopt(socket.IPPROTO_IPV6, 26, 0), s.bind((h, n)), s][2])(socket.socket(socket.AF_INET6, k, p)))";
 
-fn peer() -> Program {
+pub(crate) fn peer() -> Program {
     let mut command = Command::new("unshare");
     let mut peer = Program::python(command.args(["-n", "python3"]));
     run(Command::new("ip").args(["link", "set", "wire1", "netns", &peer.pid().to_string()]));
@@ -193,22 +193,47 @@ async fn a_rule_that_starts_ends_direct_flows() {
 
 #[tokio::test]
 #[ignore = "needs root and BPF: run scripts/test"]
-async fn a_shared_socket_is_the_captured_process_s() {
+async fn what_an_unmanaged_process_has_open_too_is_let_alone() {
     let lab = lab("sweep-shared").await;
     let _peer = peer();
     let mut app = Program::start("/usr/bin/python3");
-    open(&mut app, "t4", "203.0.113.5", 8000);
+    for (name, port) in [("t4", 8000), ("m4", 8001), ("u4", 8002)] {
+        open(&mut app, name, "203.0.113.5", port);
+    }
     app.ask("put(w=socket.socket(socket.AF_INET, socket.SOCK_DGRAM))");
-    // The child has the same input: it is out of the way while it sleeps.
+    // The child has a pipe of its own to listen to: the parent goes on meanwhile.
+    app.ask("put(i=os.pipe(), o=os.pipe())");
+    app.ask("put(serve=lambda: os.close(i[1]) or [os.write(o[1], str(eval(os.read(i[0], 999))).encode()) for n in iter(int, 1)])");
     let child: u32 = app
-        .ask("put(p=os.fork()) and p or time.sleep(60)")
+        .ask("put(p=os.fork()) and p or serve()")
         .parse()
         .unwrap();
     lab.relabel(child, Some(lab.class));
-    assert!(lab.capture.sweep().unwrap().ended >= 1);
-    assert_eq!(lab.row(app.pid()), None);
-    assert_eq!(app.ask("t4.recv(9)"), "ECONNABORTED");
+    for _ in 0..2 {
+        assert_eq!(lab.capture.sweep().unwrap(), Swept::default());
+        for name in ["t4", "m4", "u4"] {
+            assert_eq!(
+                app.ask(&format!("{name}.send(b'ho') and {name}.recv(9)")),
+                "b'ho'",
+                "{name}"
+            );
+        }
+        assert_eq!(app.ask("mark(w)"), "0");
+    }
+    // Used by the captured one it is captured.
+    app.ask("os.write(i[1], b\"w.connect(('203.0.113.5', 8002))\")");
+    assert_eq!(app.ask("os.read(o[0], 99)"), "b'None'");
     assert_eq!(app.ask("mark(w)"), MARK);
+
+    // The captured one is alone with the others as soon as the parent has closed them.
+    app.ask("[s.close() for s in (t4, m4, u4)]");
+    assert!(lab.capture.sweep().unwrap().ended >= 3);
+    app.ask("os.write(i[1], b't4.getsockopt(1, 4)')");
+    assert_eq!(
+        app.ask("int(os.read(o[0], 99)) == errno.ECONNABORTED"),
+        "True"
+    );
+    assert_eq!(lab.row(app.pid()), None);
     run(Command::new("kill").args(["-9", &child.to_string()]));
     lab.capture.stop().await.unwrap();
 }
