@@ -23,6 +23,8 @@ const LIMIT: Duration = Duration::from_secs(300);
 const STARTS: usize = 10_000;
 /// Datagrams of each kind, and as many of unmanaged programs in all.
 const DATAGRAMS: usize = 1_000;
+/// How often an app starts around a restart of the daemon.
+const ROUNDS: usize = 12;
 /// What managed programs reach, and nobody else.
 const MANAGED: u8 = 1;
 /// What unmanaged programs reach.
@@ -255,6 +257,33 @@ fn tcp_while_the_daemon_restarts() {
 #[ignore = "needs root and BPF: run scripts/test"]
 fn udp_while_the_daemon_restarts() {
     stormy(Transport::Udp, &KINDS, DATAGRAMS);
+}
+
+/// An app starts, and starts others, just when the daemon dies and comes back.
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn children_while_the_daemon_comes_back() {
+    let lab = Lab::new();
+    let _gateway = Gateway::start(&lab);
+    let mut race = Race::start(&lab, Transport::Udp, &RULES);
+    let wire = lab.capture_only(&format!("host {}", target(MANAGED)));
+    let child = KINDS.iter().chain(&VARIANTS);
+    let children: Vec<_> = child.filter(|kind| kind.starter.is_some()).collect();
+    for round in 0..ROUNDS {
+        let kind = children[round % children.len()];
+        let early = (round % 3 == 0).then(|| race.spawn(kind, DATAGRAMS / 2));
+        race.daemon.process().signal(Signal::SIGKILL);
+        wait_until("the daemon is gone", LIMIT, || {
+            !race.daemon.process().is_running()
+        });
+        let late = race.spawn(kind, DATAGRAMS / 2);
+        race.daemon.start_again();
+        let last = race.spawn(kind, DATAGRAMS / 2);
+        for running in early.into_iter().chain([late, last]) {
+            assert_never_direct(kind.label, &ends(running, DATAGRAMS / 2));
+        }
+    }
+    wire.packets().assert_none_with(target(MANAGED));
 }
 
 /// The same for what `offramp run` starts.
