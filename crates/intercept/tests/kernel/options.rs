@@ -37,7 +37,9 @@ async fn undecided(lab: &Lab, folder: &Path) -> (Program, Exec) {
         executables: ["chosen".to_owned()].into(),
         ..Interest::default()
     };
-    lab.capture.set_interest(&interest).unwrap();
+    lab.capture
+        .set_interest(&interest)
+        .expect("the maps are ours");
     let mut program = Program::start_as(folder, "chosen");
     let exec = lab.next_exec().await;
     assert_eq!(program.ask(&line(SOCKETS)), "put");
