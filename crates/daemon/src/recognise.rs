@@ -59,17 +59,21 @@ impl Shared {
     pub(crate) async fn decide_exec(self: Arc<Self>, exec: Exec) -> Next {
         let number = exec.number;
         let inherited = match exec.before {
-            // The same process, a moment ago.
-            Some(before) => self.verdicts.wait(before, VERDICT).await.flatten(),
+            // The same process, or the one that it was forked from, a moment ago.
+            Some(before) => match self.verdicts.wait(before, VERDICT).await {
+                Some(verdict) => verdict,
+                None => self.inherited_from_parent(exec.pid).await,
+            },
             None => match exec.from {
                 Some(class) => self.class(class),
                 None => Some(Arc::default()),
             },
         };
-        let decided = match inherited {
-            Some(inherited) => self.recognise_start(exec, &inherited).await,
-            None => None,
+        let Some(inherited) = inherited else {
+            // Its flows, and the next look at who waits, ask again.
+            return Next::Nothing;
         };
+        let decided = self.recognise_start(exec, &inherited).await;
         decided.unwrap_or_else(|| {
             self.verdicts.put(number, None);
             Next::Nothing
@@ -124,8 +128,32 @@ impl Shared {
         Some(Next::Sweep)
     }
 
+    /// What a process has from its parent, which may wait for its verdict too. None: the parent is
+    /// gone or unmanaged, and so it is not known what stood between.
+    async fn inherited_from_parent(self: &Arc<Self>, pid: u32) -> Option<Arc<Claims>> {
+        let of_pid = move |shared: &Shared| {
+            let all = shared.facts.processes();
+            all.into_iter().find(|process| process.pid == pid)
+        };
+        let parent = self.ask(of_pid).await?.parent;
+        let process = self.labelled_process(parent)?;
+        if let Label::Undecided { exec, .. } = process.label
+            && self.verdicts.get(exec).is_none()
+        {
+            return Box::pin(self.look_at(parent, exec)).await;
+        }
+        self.carried(&process)
+    }
+
     /// Decides about a process whose question was lost.
     async fn look_at(self: &Arc<Self>, pid: u32, exec: u32) -> Option<Arc<Claims>> {
+        let label = self.labelled_process(pid)?.label;
+        let from_parent = match label {
+            Label::Undecided { from, .. } if from == Some(ClassId::UNDECIDED) => {
+                Some(self.inherited_from_parent(pid).await?)
+            }
+            _ => None,
+        };
         let of_process = move |shared: &Shared| shared.facts.of_process(pid);
         let (app, _changing) = self.know(of_process).await;
         if let Some(verdict) = self.verdicts.get(exec) {
@@ -138,7 +166,7 @@ impl Shared {
         if asked != exec {
             return None;
         }
-        let inherited = self.carried(&process)?;
+        let inherited = from_parent.or_else(|| self.carried(&process))?;
         let found = Arc::new(claims(&self.policy().rules, &app?, &inherited));
         let class = self.class_of(&found).await.ok()?;
         self.verdicts.put(exec, Some(Arc::clone(&found)));

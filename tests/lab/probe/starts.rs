@@ -79,7 +79,9 @@ fn arrange(way: Way, number: usize, program: &Path) -> anyhow::Result<PathBuf> {
     match way {
         Way::Same => Ok(program.to_owned()),
         Way::Fresh => {
-            let directory = program.with_extension(format!("fresh-{number}"));
+            // Others may start the same program at the same time.
+            let own = std::process::id();
+            let directory = program.with_extension(format!("fresh-{own}-{number}"));
             fs::create_dir_all(&directory)?;
             let file = directory.join(name);
             fs::copy(program, &file)?;

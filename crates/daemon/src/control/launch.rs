@@ -94,6 +94,14 @@ impl Desk {
         let policy = self.shared.policy();
         let known = match known {
             Some(Label::Class(class)) => Some(class),
+            Some(Label::Undecided {
+                from: Some(ClassId::UNDECIDED),
+                ..
+            }) => {
+                let message =
+                    "the asking process was started a moment ago and is not recognised yet";
+                return Err(Refusal::new(Code::Unavailable, message).hint("try again"));
+            }
             Some(Label::Undecided { from, .. }) => from,
             None => None,
         };

@@ -110,7 +110,7 @@ static __always_inline __u32 next_exec(void)
 }
 
 static __always_inline void tell_exec(struct task_struct *task, struct linux_binprm *bprm,
-				      struct kind *kind, struct label *label, __u32 before,
+				      struct kind *kind, struct label *label, __u32 from, __u32 before,
 				      __u32 generation)
 {
 	struct mm_struct *mm = task->mm;
@@ -125,7 +125,7 @@ static __always_inline void tell_exec(struct task_struct *task, struct linux_bin
 	event->kind = EVENT_EXEC;
 	event->exec = label->exec;
 	event->before = before;
-	event->from = label->from;
+	event->from = from;
 	event->of = *kind;
 	event->cgroup = bpf_get_current_cgroup_id();
 	event->generation = generation;
@@ -216,12 +216,15 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	label.exec = next_exec();
 	label.class = known < 0 ? UNDECIDED : known;
 	if (known < 0)
-		label.from = before.class == UNDECIDED ? before.from : before.class;
+		/* UNDECIDED too: what is inherited is told by the answer for the exec before. */
+		label.from = before.class;
 	if (put_label(task, &label))
 		/* Rather gone than past the proxy. */
 		bpf_send_signal(SIGKILL);
 	if (known < 0)
-		tell_exec(task, bprm, &kind, &label, before.class == UNDECIDED ? before.exec : 0,
+		tell_exec(task, bprm, &kind, &label,
+			  before.class == UNDECIDED ? before.from : before.class,
+			  before.class == UNDECIDED ? before.exec : 0,
 			  wanted->generation);
 	return 0;
 }
