@@ -25,7 +25,7 @@ use crate::{Config, DRAIN, api, classes, ephemeral, keeper, tcp, udp};
 const CLOSED: usize = 16_384;
 
 /// Runs until `stop`; `reload` is notified by SIGHUP. Ends with what was added to the machine
-/// removed, unless managed apps still run: they stay refused.
+/// removed, unless managed apps still run or managed rules name apps: these stay refused.
 pub async fn run(
     config: Config,
     stop: CancellationToken,

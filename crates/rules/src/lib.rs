@@ -1,4 +1,5 @@
-//! The vocabulary of offramp and the one function that decides what happens to a flow.
+//! The vocabulary of offramp, and the two functions that decide: [`claims`], which rules name an
+//! app, and [`decide`], what happens to a flow of an app with these claims.
 //!
 //! Pure: no I/O, no clock, no async runtime. Start with [`Target`] and [`Verdict`].
 

@@ -1,7 +1,8 @@
 /*
  * Captures what labelled tasks send.
  *
- * A label is put on a task by the daemon and inherited over fork and exec. A socket that a labelled
+ * A label is put on a task by the daemon, or at exec where a rule may name the program (exec.h), and
+ * is inherited over fork and exec. A socket that a labelled
  * task makes or uses takes the label too, with the mark of its class: routing then brings its
  * packets to the device of this instance and from there to the daemon. The egress guard drops
  * whatever goes anywhere else, and notes for each flow whose it is.
