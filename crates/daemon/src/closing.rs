@@ -8,7 +8,7 @@ use offramp_rules::{Claims, Profiles};
 
 use crate::ephemeral;
 use crate::policy::Policy;
-use crate::recognise::retained;
+use crate::recognise::has_all_rules;
 use crate::shared::Shared;
 
 /// How long a class outlives its last app at least, for flows that wait to be accepted.
@@ -59,7 +59,7 @@ fn stays(claims: &Claims, policy: &Policy, rules: &Profiles) -> bool {
         .wrapper
         .as_ref()
         .is_none_or(|profile| policy.loaded.find(profile).is_some());
-    lasting && retained(claims, rules, rules) == *claims
+    lasting && has_all_rules(claims, rules)
 }
 
 async fn remove_class(shared: &Shared, class: ClassId, claims: &Claims) {

@@ -219,7 +219,7 @@ impl Api for Desk {
         })?;
         let text = profile.source.text.to_string();
         Ok(ProfileText {
-            status: self.describe(profile, &policy, scope(peer)),
+            status: self.describe(profile, &policy, &self.apps(), scope(peer)),
             text,
         })
     }

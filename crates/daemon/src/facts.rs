@@ -174,6 +174,11 @@ impl Facts {
             })
     }
 
+    /// The process that started this one, or took it over.
+    pub(crate) fn parent_of(&self, pid: u32) -> Option<u32> {
+        process::parent_of(pid)
+    }
+
     /// All processes that run a program.
     pub(crate) fn processes(&self) -> Vec<Process> {
         process::all(self.namespace)

@@ -116,11 +116,9 @@ impl Policy {
 
     /// The profiles at work that claim such apps, in the order in which they are asked.
     pub(crate) fn claiming(&self, claims: &Claims) -> impl Iterator<Item = &Arc<Active>> {
-        let ids = self.rules.iter().map(|profile| &profile.id).filter(|id| {
-            claims.wrapper.as_ref() == Some(*id)
-                || claims.rules.iter().any(|claim| claim.profile == **id)
-        });
-        ids.filter_map(|id| self.active.get(id))
+        let ids = self.rules.iter().map(|profile| &profile.id);
+        ids.filter(|id| claims.is_under(id))
+            .filter_map(|id| self.active.get(id))
     }
 
     /// The names that apps with these claims are given: those of the first profile. Where that is

@@ -9,7 +9,7 @@ use offramp_rules::{Claims, Prefix, Target, Verdict, Why, World, decide, direct_
 
 use crate::active::Active;
 use crate::policy::Policy;
-use crate::recognise::retained;
+use crate::recognise::has_all_rules;
 use crate::shared::{ANYWHERE, Shared};
 
 /// Classes of apps that a user's own profiles may make.
@@ -98,7 +98,7 @@ impl Shared {
     pub(crate) async fn end_classes(&self, apps: &BTreeMap<u32, Arc<Claims>>) {
         let (policy, world) = (self.policy(), Arc::clone(&self.world.borrow()));
         for (class, claims) in self.classes() {
-            let stays = retained(&claims, &policy.rules, &policy.rules) == *claims;
+            let stays = has_all_rules(&claims, &policy.rules);
             if stays || apps.values().any(|of_app| *of_app == claims) {
                 continue;
             }

@@ -9,10 +9,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use offramp_intercept::{ClassId, Exec, Identity, Label, Labelled};
-use offramp_rules::{App, Claims, claims, is_in_force, is_settled};
+use offramp_rules::{Claims, claims, is_in_force, is_settled};
 use tokio::sync::MutexGuard;
 
-pub(crate) use running::retained;
+pub(crate) use running::{has_all_rules, retained};
 
 use crate::shared::Shared;
 use worst::{is_cut, worst};
@@ -84,11 +84,15 @@ impl Shared {
         let exec = Arc::new(exec);
         let of_exec = {
             let exec = Arc::clone(&exec);
-            move |shared: &Shared| shared.facts.of_exec(&exec)
+            move |shared: &Shared| {
+                let app = shared.facts.of_exec(&exec)?;
+                let is_by_path = shared.facts.is_by_path(&exec, &app);
+                Some((app, is_by_path))
+            }
         };
-        let (app, _changing) = self.know(of_exec).await;
+        let (known, _changing) = self.know(of_exec).await;
         let policy = self.policy();
-        if retained(inherited, &policy.rules, &policy.rules) != *inherited {
+        if !has_all_rules(inherited, &policy.rules) {
             // Its ancestor is still to be recognised by the rules of now, and what it inherits is
             // told by that: until then it is what that was, and refused.
             let class = self.class_of(inherited).await.ok()?;
@@ -98,22 +102,21 @@ impl Shared {
             return Some(Next::Recognise);
         }
         // Of an interpreter nobody knows what it ran where what it was given is not known whole.
-        if app.is_none() && is_cut(&exec) {
+        if known.is_none() && is_cut(&exec) {
             return None;
         }
-        let is_seen = app.is_some();
-        let app = match app {
-            Some(app) => app,
+        let is_seen = known.is_some();
+        let (app, is_by_path) = match known {
+            Some(known) => known,
             None => {
                 let pid = exec.pid;
                 let now = self.ask(move |shared| shared.facts.of_process(pid)).await;
-                worst(&exec, &policy.rules, now.unwrap_or_default())
+                (worst(&exec, &policy.rules, now.unwrap_or_default()), false)
             }
         };
         let found = Arc::new(claims(&policy.rules, &app, inherited));
         let class = self.class_of(&found).await.ok()?;
-        let cache =
-            is_seen && is_settled(&policy.rules, &app) && self.facts.is_by_path(&exec, &app);
+        let cache = is_by_path && is_settled(&policy.rules, &app);
         // Before others look at the process: they would find it settled, and nothing said of it.
         self.verdicts.put(exec.number, Some(Arc::clone(&found)));
         self.capture.settle(&exec, class, cache);
@@ -131,11 +134,8 @@ impl Shared {
     /// What a process has from its parent, which may wait for its verdict too. None: the parent is
     /// gone or unmanaged, and so it is not known what stood between.
     async fn inherited_from_parent(self: &Arc<Self>, pid: u32) -> Option<Arc<Claims>> {
-        let of_pid = move |shared: &Shared| {
-            let all = shared.facts.processes();
-            all.into_iter().find(|process| process.pid == pid)
-        };
-        let parent = self.ask(of_pid).await?.parent;
+        let parent_of = move |shared: &Shared| shared.facts.parent_of(pid);
+        let parent = self.ask(parent_of).await?;
         let process = self.labelled_process(parent)?;
         if let Label::Undecided { exec, .. } = process.label
             && self.verdicts.get(exec).is_none()
@@ -218,10 +218,10 @@ impl Shared {
 
     /// What is known of a process, as the rules in force ask for it, and the right to change classes:
     /// as long as that is held, the rules stay.
-    async fn know(
+    async fn know<T: Send + 'static>(
         self: &Arc<Self>,
-        question: impl Fn(&Shared) -> Option<App> + Clone + Send + 'static,
-    ) -> (Option<App>, MutexGuard<'_, ()>) {
+        question: impl Fn(&Shared) -> Option<T> + Clone + Send + 'static,
+    ) -> (Option<T>, MutexGuard<'_, ()>) {
         let seen = self.rules_seen();
         // Before anybody has to wait: files may be slow.
         let app = self.ask(question.clone()).await;

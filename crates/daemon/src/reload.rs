@@ -81,9 +81,10 @@ impl Shared {
     /// Puts the rules of a policy in force: for programs that start, then for apps that run and for
     /// flows that are open. To be called with `changing` held.
     pub(crate) async fn recognise(self: &Arc<Self>, policy: Arc<Policy>, before: &Profiles) {
-        self.see_rules();
         // First: whoever sees the new profiles may start an app at once.
         self.ask_kernel(&policy).await;
+        // Who asked the facts before they were learnt asks them again.
+        self.see_rules();
         self.policy.send_replace(policy);
         self.disapprove_all().await;
         self.recognise_running(before).await;

@@ -64,8 +64,8 @@ impl Claims {
     }
 
     /// Whether a process with these claims is under this profile.
-    fn name(&self, profile: &Profile) -> bool {
-        self.wrapper.as_ref() == Some(&profile.id) || of(&self.rules, profile).next().is_some()
+    pub fn is_under(&self, profile: &ProfileId) -> bool {
+        self.wrapper.as_ref() == Some(profile) || of(&self.rules, profile).next().is_some()
     }
 }
 
@@ -80,8 +80,11 @@ impl Claim {
 }
 
 /// Those of `claims` that are of this profile, in order.
-fn of<'a>(claims: &'a BTreeSet<Claim>, profile: &Profile) -> impl Iterator<Item = &'a Claim> {
-    let id = profile.id.clone();
+fn of<'a>(
+    claims: &'a BTreeSet<Claim>,
+    profile: &ProfileId,
+) -> impl Iterator<Item = &'a Claim> + use<'a> {
+    let id = profile.clone();
     let first = Claim {
         profile: id.clone(),
         rule: String::new(),
@@ -110,7 +113,7 @@ pub fn claims(profiles: &Profiles, app: &App, inherited: &Claims) -> Claims {
             claims.insert(Claim::new(profile, rule, tool));
         });
         let is_changed = profile.enabled && profile.overlays.contains_key(&app.user.id);
-        if is_changed && claims.name(profile) {
+        if is_changed && claims.is_under(&profile.id) {
             claims.user = Some(app.user.id);
         }
     }
@@ -175,8 +178,8 @@ fn each<'a>(
             .iter()
             .for_each(|rule| tell(rule, None, found));
     }
-    let held: Vec<_> = of(&inherited.rules, profile).collect();
-    let above: Vec<_> = of(&inherited.below, profile).collect();
+    let held: Vec<_> = of(&inherited.rules, &profile.id).collect();
+    let above: Vec<_> = of(&inherited.below, &profile.id).collect();
     let has = |claims: &[&Claim], rule: &Rule, tool: Option<&Rule>| {
         let key = key(rule, tool);
         claims

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use offramp_control as control;
 use offramp_control::{ProfileState, ProfileStatus, Severity};
-use offramp_intercept::Counter;
+use offramp_intercept::{ClassId, Counter, Labelled};
 use offramp_profile::{Problem, Profile};
 use offramp_rules::{Claims, Layer};
 use offramp_upstream::State as UpstreamState;
@@ -29,17 +29,30 @@ impl Desk {
         let loaded = loaded.filter(|profile| may_see(peer, profile));
         let mut profiles: Vec<_> = loaded.chain(own).collect();
         profiles.sort_by(|a, b| a.rules.cmp(&b.rules));
-        let uid = scope(peer);
+        let (uid, apps) = (scope(peer), self.apps());
         profiles
             .into_iter()
-            .map(|profile| self.describe(profile, &policy, uid))
+            .map(|profile| self.describe(profile, &policy, &apps, uid))
             .collect()
+    }
+
+    /// The claims of every app that runs, with its user.
+    pub(super) fn apps(&self) -> Vec<(Arc<Claims>, u32)> {
+        let classes = self.shared.classes();
+        let labelled = self.shared.labelled().unwrap_or_default();
+        let of_class = |(class, processes): (ClassId, Vec<Labelled>)| {
+            let claims = classes.get(&class).cloned();
+            let each = move |process: Labelled| Some((claims.clone()?, process.uid));
+            processes.into_iter().filter_map(each)
+        };
+        labelled.into_iter().flat_map(of_class).collect()
     }
 
     pub(super) fn describe(
         &self,
         profile: &Profile,
         policy: &Policy,
+        apps: &[(Arc<Claims>, u32)],
         uid: Option<u32>,
     ) -> ProfileStatus {
         let id = profile.id();
@@ -87,17 +100,9 @@ impl Desk {
                 (ProfileState::Disconnected, Some(reason), None, None, None)
             }
         };
-        let classes = self.shared.classes();
-        let labelled = self.shared.labelled().unwrap_or_default();
-        let is_under = |claims: &Arc<Claims>| {
-            claims.wrapper.as_ref() == Some(id)
-                || claims.rules.iter().any(|claim| claim.profile == *id)
-        };
-        let own = labelled
+        let own = apps
             .iter()
-            .filter(|(class, _)| classes.get(class).is_some_and(is_under))
-            .flat_map(|(_, processes)| processes)
-            .filter(|process| uid.is_none_or(|uid| uid == process.uid));
+            .filter(|(claims, user)| claims.is_under(id) && uid.is_none_or(|uid| uid == *user));
         ProfileStatus {
             identifier: id.to_string(),
             visible_name: Some(profile.visible_name.clone()),

@@ -193,6 +193,11 @@ pub(super) fn network_of(folder: &Path) -> Option<(u64, u64)> {
     Some((found.dev(), found.ino()))
 }
 
+/// The process that started this one, or took it over.
+pub(super) fn parent_of(pid: u32) -> Option<u32> {
+    Some(Running::open(pid)?.owner()?.parent)
+}
+
 /// All processes that run a program.
 pub(super) fn all(namespace: Option<(u64, u64)>) -> Vec<Process> {
     let Ok(folders) = fs::read_dir("/proc") else {

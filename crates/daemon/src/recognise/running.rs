@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use offramp_intercept::{ClassId, Label, Labelled};
-use offramp_rules::{App, Claim, Claims, Profiles, claims};
+use offramp_rules::{App, Claim, Claims, Profiles, Rule, claims};
 
 use super::Next;
 use crate::facts::Process;
@@ -173,22 +173,34 @@ pub(crate) fn retained(carried: &Claims, before: &Profiles, now: &Profiles) -> C
     }
 }
 
+/// Whether all rules that name an app, or tools of it, are there.
+pub(crate) fn has_all_rules(claims: &Claims, rules: &Profiles) -> bool {
+    let mut all = claims.rules.iter().chain(&claims.below);
+    all.all(|claim| rule_of(claim, rules).is_some())
+}
+
 fn is_as_it_was(claim: &Claim, before: &Profiles, now: &Profiles) -> bool {
-    let rule = |profiles: &Profiles| {
-        let profile = profiles.find(&claim.profile)?;
-        let found = profile
-            .rules
-            .iter()
-            .find(|rule| rule.identifier == claim.rule);
-        found.map(|rule| {
-            // Which names it is for decides about flows, not about apps.
-            let mut rule = rule.clone();
-            rule.domains.clear();
-            (profile.owner, rule)
-        })
+    // Which names it is for decides about flows, not about apps.
+    let for_apps = |(owner, rule): (Option<u32>, &Rule)| {
+        let domains = Vec::new();
+        (
+            owner,
+            Rule {
+                domains,
+                ..rule.clone()
+            },
+        )
     };
-    match (rule(before), rule(now)) {
-        (Some(before), Some(now)) => before == now,
+    match (rule_of(claim, before), rule_of(claim, now)) {
+        (Some(before), Some(now)) => for_apps(before) == for_apps(now),
         _ => false,
     }
+}
+
+/// A rule with the user whose processes alone it may name.
+fn rule_of<'a>(claim: &Claim, rules: &'a Profiles) -> Option<(Option<u32>, &'a Rule)> {
+    let profile = rules.find(&claim.profile)?;
+    let mut named = profile.rules.iter();
+    let rule = named.find(|rule| rule.identifier == claim.rule)?;
+    Some((profile.owner, rule))
 }

@@ -12,7 +12,7 @@ impl Claims {
     /// The rules of `profile` that name the process, in the order of the profile. The implied
     /// `wrapper:` comes last.
     pub(crate) fn of<'a>(&'a self, profile: &'a Profile) -> impl Iterator<Item = Held<'a>> {
-        let claims: Vec<_> = of(&self.rules, profile).collect();
+        let claims: Vec<_> = of(&self.rules, &profile.id).collect();
         let rules: &[Rule] = match claims.is_empty() {
             true => &[],
             false => &profile.rules,
