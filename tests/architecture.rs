@@ -78,7 +78,7 @@ fn cargo(arguments: &[&str]) -> Vec<u8> {
 const GROUND: &[&str] = &["rules", "relay"];
 
 /// Who may name which of our own crates outside its tests.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("rules", &[]),
     ("relay", &[]),
     ("profile", GROUND),
@@ -101,6 +101,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ),
     ("cli", &["rules", "control", "profile"]),
     ("tests", &[]),
+    ("fuzz", &[]),
 ];
 
 #[test]

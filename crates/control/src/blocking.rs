@@ -190,13 +190,13 @@ fn more(
     }
 }
 
-struct Head {
-    status: u16,
-    length: Option<usize>,
+pub(crate) struct Head {
+    pub(crate) status: u16,
+    pub(crate) length: Option<usize>,
 }
 
 impl Head {
-    fn read(bytes: &[u8]) -> Result<Self, ClientError> {
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, ClientError> {
         let text = std::str::from_utf8(bytes).map_err(|_| garbled("its head is not text"))?;
         let mut lines = text.split("\r\n");
         let status = lines

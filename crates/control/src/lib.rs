@@ -8,6 +8,8 @@
 pub mod blocking;
 mod client;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod messages;
 pub mod paths;
 

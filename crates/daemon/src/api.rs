@@ -4,6 +4,8 @@
 //! user may see and do.
 
 mod body;
+#[cfg(test)]
+mod fuzz;
 mod peer;
 
 use std::convert::Infallible;

@@ -7,6 +7,8 @@ mod bundle;
 mod cgroup;
 mod desktop;
 mod file;
+#[cfg(test)]
+mod fuzz;
 mod hash;
 mod interpreter;
 mod mounts;

@@ -3,6 +3,8 @@
 //! It opens no socket that an app can reach: query bytes come in, answer bytes go out. Start with
 //! [`Names`], which keeps the synthetic addresses, and [`Responder`], which answers.
 
+#[cfg(test)]
+mod fuzz;
 mod message;
 mod names;
 mod responder;

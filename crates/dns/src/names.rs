@@ -8,7 +8,7 @@ use offramp_rules::{DomainName, Prefix};
 
 use self::table::Table;
 
-mod file;
+pub(crate) mod file;
 mod table;
 
 /// Which of the two kinds of address is asked for.

@@ -14,7 +14,7 @@ use crate::{Names, Transport, exchange_tcp};
 
 use self::resolv_conf::ResolvConf;
 
-mod resolv_conf;
+pub(crate) mod resolv_conf;
 
 /// How long one server is waited for, per try.
 const TRY_LIMIT: Duration = Duration::from_secs(2);

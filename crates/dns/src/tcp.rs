@@ -93,7 +93,7 @@ impl Responder {
 }
 
 /// The first message of what was received, if all of it is there.
-fn take_message(received: &mut BytesMut) -> Option<Bytes> {
+pub(crate) fn take_message(received: &mut BytesMut) -> Option<Bytes> {
     let length = usize::from(u16::from_be_bytes([*received.first()?, *received.get(1)?]));
     if received.len() < 2 + length {
         return None;

@@ -10,6 +10,8 @@ mod connect;
 mod connection;
 mod dns;
 mod flow;
+#[cfg(test)]
+mod fuzz;
 mod gateway;
 mod http1;
 mod http2;

@@ -19,6 +19,8 @@ use file::{Stamp, Table};
 
 mod attempts;
 mod file;
+#[cfg(test)]
+mod fuzz;
 
 pub use file::{BadLine, UsersError};
 

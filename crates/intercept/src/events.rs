@@ -96,3 +96,27 @@ fn parse(bytes: &[u8]) -> Option<Event> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use offramp_fuzz::fuzz;
+
+    /// The kernel writes these; what a program is called and given stands in them as it is.
+    #[test]
+    fn events() {
+        let seeds: Vec<Vec<u8>> = [64, 256, 1024, 8192]
+            .into_iter()
+            .flat_map(|length| {
+                (0..8).map(move |kind| {
+                    let mut event = vec![b'a'; length];
+                    event[..4].copy_from_slice(&u32::to_ne_bytes(kind));
+                    event
+                })
+            })
+            .collect();
+        let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
+        fuzz("events", &seeds, |input| {
+            super::parse(input);
+        });
+    }
+}

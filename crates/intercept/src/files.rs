@@ -99,3 +99,22 @@ fn version(file: &File) -> u32 {
         _ => 0,
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use offramp_fuzz::fuzz;
+
+    #[test]
+    fn mounts() {
+        let seed =
+            b"36 35 98:0 /a\\040b /mnt rw - ext4 /dev/sda1 rw\n37 35 0:21 / / rw - tmpfs x rw\n";
+        fuzz(
+            "mounts",
+            &[seed, b"36 35 : /", b"36 35 4096:1048576 /"],
+            |input| {
+                let text = String::from_utf8_lossy(input);
+                super::device(&text, 36);
+            },
+        );
+    }
+}

@@ -7,6 +7,8 @@ mod check;
 mod credentials;
 mod ephemeral;
 mod files;
+#[cfg(test)]
+mod fuzz;
 mod json;
 mod keys;
 mod load;

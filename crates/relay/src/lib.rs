@@ -5,6 +5,8 @@
 pub mod capsule;
 mod copy;
 pub mod datagram;
+#[cfg(test)]
+mod fuzz;
 mod pool;
 mod reset;
 mod serve;

@@ -9,6 +9,8 @@ mod cgroup;
 mod claims;
 mod decide;
 mod facts;
+#[cfg(test)]
+mod fuzz;
 mod identity;
 mod name;
 mod pattern;

@@ -145,9 +145,9 @@ async fn answer(stream: &mut tls::Stream, received: &mut BytesMut) -> io::Result
     }
 }
 
-type Head = (usize, StatusCode, HeaderMap);
+pub(crate) type Head = (usize, StatusCode, HeaderMap);
 
-fn parse(bytes: &[u8]) -> io::Result<Option<Head>> {
+pub(crate) fn parse(bytes: &[u8]) -> io::Result<Option<Head>> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut response = httparse::Response::new(&mut headers);
     let length = match response.parse(bytes) {
@@ -206,7 +206,7 @@ async fn body(stream: &mut tls::Stream, answer: Answer) -> io::Result<Bytes> {
 }
 
 /// The content of a chunked body, once its last chunk is there.
-fn dechunk(mut bytes: &[u8]) -> io::Result<Option<Bytes>> {
+pub(crate) fn dechunk(mut bytes: &[u8]) -> io::Result<Option<Bytes>> {
     let mut body = BytesMut::new();
     loop {
         let (start, size) = match httparse::parse_chunk_size(bytes) {

@@ -19,6 +19,8 @@ mod config;
 mod connection;
 mod dial;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod h1;
 mod h2;
 mod health;

@@ -49,7 +49,7 @@ pub(crate) fn judge(endpoint: &Endpoint, status: StatusCode, headers: &HeaderMap
 }
 
 /// The `error` parameter of the first member of `Proxy-Status` that has one (RFC 9209).
-fn proxy_error(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn proxy_error(headers: &HeaderMap) -> Option<&str> {
     headers
         .get_all("proxy-status")
         .iter()

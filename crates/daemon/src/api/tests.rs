@@ -13,9 +13,9 @@ use tokio::task::JoinSet;
 use super::*;
 
 /// Answers everything, with what it was asked inside.
-struct Echo {
-    events: Vec<FlowEvent>,
-    hold_stream: bool,
+pub(super) struct Echo {
+    pub(super) events: Vec<FlowEvent>,
+    pub(super) hold_stream: bool,
 }
 
 impl Api for Echo {

@@ -2,6 +2,8 @@
 
 mod case;
 mod decided;
+#[cfg(test)]
+mod fuzz;
 mod known;
 mod wanted;
 

@@ -2,6 +2,8 @@
 //! outside, and that one goes its own way.
 
 mod entries;
+#[cfg(test)]
+mod fuzz;
 mod processes;
 
 use std::fs::OpenOptions;

@@ -32,7 +32,7 @@ fn flatpak(process: &Running, uid: u32) -> Option<Bundle> {
     flatpak_by_info(&text)
 }
 
-fn flatpak_by_info(text: &str) -> Option<Bundle> {
+pub(super) fn flatpak_by_info(text: &str) -> Option<Bundle> {
     let mut lines = text.lines().map(str::trim);
     lines.find(|line| *line == "[Application]")?;
     let name = lines
@@ -42,7 +42,7 @@ fn flatpak_by_info(text: &str) -> Option<Bundle> {
 }
 
 /// `snap.NAME.APP (enforce)`.
-fn snap_by_label(label: &str) -> Option<Bundle> {
+pub(super) fn snap_by_label(label: &str) -> Option<Bundle> {
     let (name, _) = label.strip_prefix("snap.")?.split_once('.')?;
     Some(Bundle::Snap(name.to_owned()))
 }

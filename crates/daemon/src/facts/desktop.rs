@@ -17,7 +17,7 @@ pub(super) fn commands(entry: &Opened) -> Vec<Vec<String>> {
     })
 }
 
-fn commands_of(text: &str, is_installed: impl Fn(&str) -> bool) -> Vec<Vec<String>> {
+pub(super) fn commands_of(text: &str, is_installed: impl Fn(&str) -> bool) -> Vec<Vec<String>> {
     let mut commands = Vec::new();
     let mut is_of_entry = false;
     for line in text.lines().map(str::trim) {

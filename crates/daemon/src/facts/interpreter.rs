@@ -30,7 +30,7 @@ impl Shebang {
         Self::parse(&opened.head(FIRST_LINE))
     }
 
-    fn parse(head: &[u8]) -> Option<Self> {
+    pub(super) fn parse(head: &[u8]) -> Option<Self> {
         let line = head
             .strip_prefix(b"#!")?
             .split(|octet| *octet == b'\n')

@@ -223,7 +223,7 @@ fn pid_of(name: &OsStr) -> Option<u32> {
 }
 
 /// None where the text is of no living process.
-fn parse_status(status: &[u8]) -> Option<Owner> {
+pub(super) fn parse_status(status: &[u8]) -> Option<Owner> {
     // The name of a process may be any octets.
     let status = String::from_utf8_lossy(status);
     let line = |name: &str| {

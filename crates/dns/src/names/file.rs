@@ -9,13 +9,13 @@ const LONGEST_LINE: usize = 254 + 46 + 21;
 
 /// What a synthetic address stands for, and how long it was unused.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Line {
-    pub(super) name: DomainName,
-    pub(super) address: IpAddr,
-    pub(super) unused: Duration,
+pub(crate) struct Line {
+    pub(crate) name: DomainName,
+    pub(crate) address: IpAddr,
+    pub(crate) unused: Duration,
 }
 
-pub(super) fn write(writer: impl Write, lines: &[Line]) -> io::Result<()> {
+pub(crate) fn write(writer: impl Write, lines: &[Line]) -> io::Result<()> {
     let mut writer = BufWriter::new(writer);
     for line in lines {
         let seconds = line.unused.as_secs();
@@ -25,7 +25,7 @@ pub(super) fn write(writer: impl Write, lines: &[Line]) -> io::Result<()> {
 }
 
 /// At most `limit` lines, in the order of the file.
-pub(super) fn read(reader: impl Read, limit: usize) -> io::Result<Vec<Line>> {
+pub(crate) fn read(reader: impl Read, limit: usize) -> io::Result<Vec<Line>> {
     let longest = limit.saturating_mul(LONGEST_LINE) as u64;
     let mut reader = BufReader::new(reader.take(longest));
     let mut lines = Vec::new();

@@ -19,7 +19,7 @@ pub(super) struct ResolvConf {
 type Stamp = [i64; 4];
 
 /// An address, and the interface it belongs to (0: any).
-type Server = (IpAddr, u32);
+pub(crate) type Server = (IpAddr, u32);
 
 impl ResolvConf {
     pub(super) fn new(path: PathBuf) -> Self {
@@ -56,7 +56,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
     Some([inode, size, metadata.mtime(), metadata.mtime_nsec()])
 }
 
-fn parse(text: &[u8]) -> Vec<Server> {
+pub(crate) fn parse(text: &[u8]) -> Vec<Server> {
     let text = String::from_utf8_lossy(text);
     let servers: Vec<Server> = text.lines().filter_map(server).take(MOST_SERVERS).collect();
     if servers.is_empty() {

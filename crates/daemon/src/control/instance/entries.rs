@@ -69,7 +69,7 @@ pub(super) fn services() -> Vec<Service> {
     read.collect()
 }
 
-fn entry(id: &str, text: &str) -> Option<(Entry, String)> {
+pub(super) fn entry(id: &str, text: &str) -> Option<(Entry, String)> {
     let is = |key| value(text, "[Desktop Entry]", key) == Some("true");
     if is("Hidden") {
         return None;
@@ -83,7 +83,7 @@ fn entry(id: &str, text: &str) -> Option<(Entry, String)> {
     Some((entry, program))
 }
 
-fn service(text: &str) -> Option<(String, String)> {
+pub(super) fn service(text: &str) -> Option<(String, String)> {
     let name = value(text, "[D-BUS Service]", "Name")?;
     let program = program_of(value(text, "[D-BUS Service]", "Exec")?)?;
     Some((name.to_owned(), program))

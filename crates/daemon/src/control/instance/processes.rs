@@ -78,7 +78,7 @@ fn listens(pid: u32) -> bool {
 
 /// The inodes of listening sockets in the text of /proc/net/unix: `Num RefCount Protocol Flags Type
 /// St Inode Path`.
-fn listening(text: &str) -> HashSet<&str> {
+pub(super) fn listening(text: &str) -> HashSet<&str> {
     let sockets = text.lines().skip(1).filter_map(|line| {
         let mut fields = line.split_ascii_whitespace();
         let accepts = fields.nth(3)? == "00010000";
