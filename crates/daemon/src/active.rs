@@ -56,6 +56,16 @@ impl Active {
         }
     }
 
+    /// Reaches for nothing: until it is started its apps are refused.
+    pub(crate) fn idle(profile: Arc<Profile>, owner: Option<u32>) -> Self {
+        let servers = Err("no daemon serves it yet".to_owned());
+        Self {
+            profile,
+            owner,
+            link: Arc::new(Link::start(servers, &Arc::default())),
+        }
+    }
+
     /// The user whose processes alone it claims.
     pub(crate) fn owner(&self) -> Option<u32> {
         self.owner.or(self.profile.rules.owner)

@@ -14,6 +14,7 @@ mod ephemeral;
 mod facts;
 mod flows;
 mod keeper;
+mod lockdown;
 mod lookup;
 mod policy;
 mod publish;
@@ -30,6 +31,7 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use lockdown::lockdown;
 pub use start::{run, uninstall};
 
 /// How long flows may go on after the daemon was told to stop.

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use clap::Parser;
-use offramp_daemon::{Config, run, uninstall};
+use clap::{Parser, Subcommand};
+use offramp_daemon::{Config, lockdown, run, uninstall};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -17,21 +17,46 @@ use tracing_subscriber::EnvFilter;
 #[derive(Parser)]
 #[command(name = "offrampd", version)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Action>,
     /// The folder of `policies/` and `credentials/`
-    #[arg(long, value_name = "DIR", default_value = "/etc/offramp")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "/etc/offramp"
+    )]
     config: PathBuf,
     /// The folder of what survives a reboot
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/offramp")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "/var/lib/offramp"
+    )]
     state: PathBuf,
     /// The folder of the control socket
-    #[arg(long, value_name = "DIR", default_value = "/run/offramp")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "/run/offramp"
+    )]
     runtime: PathBuf,
     /// Tells several daemons on one machine apart
-    #[arg(long, value_name = "NAME", default_value = "default", value_parser = instance)]
+    #[arg(long, global = true, value_name = "NAME", default_value = "default", value_parser = instance)]
     instance: String,
     /// Remove what a daemon that is no longer there left on the machine, and exit
     #[arg(long)]
     uninstall: bool,
+}
+
+/// What is done instead of serving.
+#[derive(Subcommand)]
+enum Action {
+    /// Refuse the apps that profiles name until a daemon serves them, and exit: for the boot, before
+    /// the network comes up
+    Lockdown,
 }
 
 fn instance(text: &str) -> Result<String, String> {
@@ -75,6 +100,9 @@ fn start(arguments: Arguments) -> anyhow::Result<()> {
     runtime.block_on(async move {
         if arguments.uninstall {
             return uninstall(config).await;
+        }
+        if let Some(Action::Lockdown) = arguments.command {
+            return lockdown(config).await;
         }
         let stop = CancellationToken::new();
         let reload = Arc::new(Notify::new());

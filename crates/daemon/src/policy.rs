@@ -39,6 +39,8 @@ pub(crate) struct Sources<'a> {
     /// The IPv6 block of profiles that name none.
     pub(crate) synthetic_v6: Prefix,
     pub(crate) changed: &'a Arc<Notify>,
+    /// Whether servers are reached for; else everything is refused.
+    pub(crate) reaches: bool,
 }
 
 impl Policy {
@@ -84,8 +86,13 @@ impl Policy {
             // A disabled profile reaches for nothing.
             if profile.rules.enabled {
                 let known = before.active.get(&id).map(Arc::as_ref);
-                let credentials = Credentials::open_for(sources.directories, &profile);
-                let started = Active::start(profile, owner, &credentials, known, sources.changed);
+                let started = match sources.reaches {
+                    true => {
+                        let credentials = Credentials::open_for(sources.directories, &profile);
+                        Active::start(profile, owner, &credentials, known, sources.changed)
+                    }
+                    false => Active::idle(profile, owner),
+                };
                 active.insert(id, Arc::new(started));
             }
         }

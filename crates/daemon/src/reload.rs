@@ -23,6 +23,7 @@ impl Shared {
             ephemeral,
             synthetic_v6: self.synthetic_v6,
             changed: &self.changed,
+            reaches: true,
         }
     }
 

@@ -32,26 +32,13 @@ pub async fn run(
     reload: Arc<Notify>,
 ) -> anyhow::Result<()> {
     check_requirements(&config)?;
-    let state = State::open(&config.state)
-        .with_context(|| format!("cannot write the state folder {}", config.state.display()))?;
-    fs::create_dir_all(&config.runtime)
-        .with_context(|| format!("cannot make the folder {}", config.runtime.display()))?;
-    fs::set_permissions(&config.runtime, fs::Permissions::from_mode(0o755)).with_context(|| {
-        format!(
-            "cannot open the folder {} to clients",
-            config.runtime.display()
-        )
-    })?;
-    fs::write(config.name_file(), &config.instance)
-        .with_context(|| format!("cannot write into the folder {}", config.runtime.display()))?;
-    let synthetic_v6 = state
-        .synthetic_v6()
-        .with_context(|| format!("cannot write the state folder {}", config.state.display()))?;
+    let (state, synthetic_v6) = open_state(&config)?;
+    make_runtime(&config)?;
     let (capture, sockets) = match Capture::start(&config.capture()).await {
         Ok(started) => started,
         Err(error) => return Err(anyhow::Error::new(error).context("cannot capture")),
     };
-    let shared = assemble(config, capture, &sockets, &state, synthetic_v6);
+    let shared = assemble(config, capture, &sockets, &state, synthetic_v6, true);
     let listener = match prepare(&shared, &state).await {
         Ok(listener) => listener,
         Err(error) => {
@@ -86,6 +73,24 @@ pub async fn run(
     ended
 }
 
+fn open_state(config: &Config) -> anyhow::Result<(State, offramp_rules::Prefix)> {
+    let failed = || format!("cannot write the state folder {}", config.state.display());
+    let state = State::open(&config.state).with_context(failed)?;
+    let synthetic_v6 = state.synthetic_v6().with_context(failed)?;
+    Ok((state, synthetic_v6))
+}
+
+/// Makes the folder of what survives a restart, for all to enter.
+pub(crate) fn make_runtime(config: &Config) -> anyhow::Result<()> {
+    let folder = config.runtime.display();
+    fs::create_dir_all(&config.runtime)
+        .with_context(|| format!("cannot make the folder {folder}"))?;
+    fs::set_permissions(&config.runtime, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("cannot open the folder {folder} to clients"))?;
+    fs::write(config.name_file(), &config.instance)
+        .with_context(|| format!("cannot write into the folder {folder}"))
+}
+
 async fn prepare(shared: &Arc<Shared>, state: &State) -> anyhow::Result<UnixListener> {
     let listener = control_socket(&shared.config)?;
     let own = free_self(shared)?;
@@ -113,7 +118,7 @@ pub async fn uninstall(mut config: Config) -> anyhow::Result<()> {
 }
 
 /// Before anything is written: what the machine lacks would undo it.
-fn check_requirements(config: &Config) -> anyhow::Result<()> {
+pub(crate) fn check_requirements(config: &Config) -> anyhow::Result<()> {
     let found = offramp_intercept::requirements(&config.capture().bpffs);
     for missing in found {
         if let Some(remedy) = missing.remedy {
@@ -127,12 +132,14 @@ fn check_requirements(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn assemble(
+/// `reaches`: whether the servers of profiles are reached for.
+pub(crate) fn assemble(
     config: Config,
     capture: Capture,
     sockets: &Sockets,
     state: &State,
     synthetic_v6: offramp_rules::Prefix,
+    reaches: bool,
 ) -> Arc<Shared> {
     let changed = Arc::new(Notify::new());
     let ephemeral = ephemeral::load(&config.ephemeral());
@@ -142,6 +149,7 @@ fn assemble(
         ephemeral: &ephemeral,
         synthetic_v6,
         changed: &changed,
+        reaches,
     };
     let policy = Policy::read(&sources, &Policy::default());
     for problem in &policy.loaded.problems {
@@ -199,7 +207,7 @@ fn free_self(shared: &Shared) -> anyhow::Result<usize> {
 }
 
 /// Takes over the apps that an earlier run labelled.
-async fn restore(shared: &Shared) -> anyhow::Result<()> {
+pub(crate) async fn restore(shared: &Shared) -> anyhow::Result<()> {
     let left = "cannot read what an earlier run left";
     let labelled = shared.labelled().context(left)?;
     let known = shared.capture.known_classes().context(left)?;

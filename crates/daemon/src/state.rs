@@ -20,12 +20,17 @@ impl State {
     /// Makes the folder and sees that it can be written.
     pub(crate) fn open(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        let state = Self {
-            folder: folder.to_owned(),
-        };
+        let state = Self::at(folder);
         state.write("writable", b"")?;
         fs::remove_file(folder.join("writable"))?;
         Ok(state)
+    }
+
+    /// The folder as it is.
+    pub(crate) fn at(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+        }
     }
 
     /// A /64 of a random ULA block (RFC 4193 section 3.2.2), chosen once for this machine.

@@ -25,5 +25,5 @@ pub use events::Event;
 pub use label::{Exec, FileId, Interest, Label, Labelled, Swept};
 pub use maps::{Counter, Identity, MapError};
 pub use network::{Conflict, DEVICE, NetworkError, SOURCE_V4, SOURCE_V6, Survey};
-pub use requirements::{Requirement, requirements};
+pub use requirements::{Requirement, mount_bpffs, requirements};
 pub use sockets::{Datagram, Replies, Sockets, UdpIntake};

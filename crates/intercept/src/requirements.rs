@@ -1,8 +1,10 @@
 //! What the machine must have, each thing checked by itself so that the answer names it.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 
 /// One thing that capturing needs.
@@ -125,6 +127,22 @@ pub(crate) fn cgroup_root() -> Option<PathBuf> {
         let path = PathBuf::from(point.replace("\\040", " "));
         (usable && statfs(&path).ok()?.filesystem_type() == CGROUP2_SUPER_MAGIC).then_some(path)
     })
+}
+
+/// Mounts bpffs where none is mounted yet, as early in a boot.
+pub fn mount_bpffs(bpffs: &Path) -> io::Result<()> {
+    let is_mounted = |found: nix::sys::statfs::Statfs| found.filesystem_type() == BPF_FS_MAGIC;
+    if statfs(bpffs).is_ok_and(is_mounted) {
+        return Ok(());
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    Ok(mount(
+        Some("bpf"),
+        bpffs,
+        Some("bpf"),
+        flags,
+        Some("mode=700"),
+    )?)
 }
 
 fn pins(bpffs: &Path) -> Requirement {
