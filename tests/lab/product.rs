@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use libbpf_rs::{MapCore, MapHandle, MapType};
+use libbpf_rs::{Link, MapCore, MapHandle, MapType};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -332,6 +332,20 @@ impl<'lab> Daemon<'lab> {
             }
         }
         entries
+    }
+
+    /// Takes the programs out of the kernel behind the daemon's back, so that apps leak.
+    pub fn detach_programs(&self) {
+        let client = self.lab.client().holder();
+        let pins = format!("/proc/{client}/root/sys/fs/bpf/offramp/{}", self.instance);
+        let links = std::fs::read_dir(Path::new(&pins).join("links"));
+        let mut detached = 0;
+        for link in links.expect("the daemon has pins") {
+            let path = link.expect("the daemon has pins").path();
+            // Those of tracepoints cannot be detached, and hold nothing up.
+            detached += u32::from(Link::open(&path).is_ok_and(|link| link.detach().is_ok()));
+        }
+        assert!(detached > 10, "{detached} programs were detached");
     }
 
     /// The path of the control socket.

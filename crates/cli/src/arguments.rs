@@ -1,12 +1,15 @@
 //! What people type.
 
 use std::ffi::OsString;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use offramp_control::Subject;
 
 use crate::demo::enter::Enter;
+use crate::leaktest::Given;
+use crate::run::rights::Kept;
 
 /// Takes chosen apps off the direct road.
 #[derive(Debug, Parser)]
@@ -51,9 +54,11 @@ pub(crate) enum Command {
     Demo(Demo),
     /// Remove all that offramp has added to the running system
     Uninstall,
-    /// Look for a way around the proxy
-    #[command(hide = true)]
-    Leaktest(Later),
+    /// Try every way out under a profile, and tell which lead past the proxy
+    Leaktest(Leaktest),
+    /// What `leaktest` runs under the profile
+    #[command(hide = true, name = "leaktest-doors")]
+    LeaktestDoors(LeaktestDoors),
     /// Serve what the demo asks for
     #[command(hide = true, name = "demo-origin")]
     DemoOrigin {
@@ -83,6 +88,13 @@ pub(crate) struct Run {
     /// Print no notices
     #[arg(long, short)]
     pub(crate) quiet: bool,
+
+    /// Capabilities to leave to the command: names as in capabilities(7), or all
+    ///
+    /// Without it root's commands go without those by which they could get past their capture:
+    /// net_raw, net_admin, bpf, sys_admin, sys_module, sys_rawio, sys_ptrace.
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub(crate) keep_capabilities: Vec<Kept>,
 
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
@@ -298,7 +310,89 @@ pub(crate) struct Demo {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Later {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    _rest: Vec<OsString>,
+#[command(after_help = LEAKTEST_HELP)]
+pub(crate) struct Leaktest {
+    /// Profile to test; may be left out where there is only one
+    #[arg(long, value_name = "ID")]
+    pub(crate) profile: Option<String>,
+
+    /// A server to try as well, which is then spoken to [default port: 443]
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = target)]
+    pub(crate) target: Option<Given>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+const LEAKTEST_HELP: &str = "\
+It runs as `offramp run --profile ID` would, so what it finds holds for apps under rules of that
+profile too. Without --target it sends to addresses and asks for names that nobody has
+(192.0.2.0/24, 2001:db8::/32, 233.252.0.0/24, *.offramp.test), and one datagram to broadcast: on a
+machine that leaks these leave it.
+
+Status 0: no leak; 1: a leak, or something that could not be told; 69: no daemon. As root it also
+watches what leaves this machine's devices.";
+
+#[derive(Debug, Args)]
+pub(crate) struct LeaktestDoors {
+    /// One door alone
+    #[arg(long)]
+    pub(crate) only: Option<usize>,
+
+    /// What is to be done, as JSON
+    pub(crate) plan: String,
+}
+
+/// `HOST`, `HOST:PORT`, `[IPV6]:PORT` or an IPv6 address.
+fn target(text: &str) -> Result<Given, String> {
+    let wrong = || "neither HOST nor HOST:PORT; IPv6 with a port is [ADDRESS]:PORT".to_owned();
+    let (host, port) = match (text.parse::<IpAddr>(), text.rsplit_once(':')) {
+        (Ok(address), _) => return Ok(Given::new(address.to_string(), None)),
+        (Err(_), Some((host, port))) => {
+            let port: u16 = port.parse().map_err(|_| wrong())?;
+            (host, Some(port).filter(|port| *port > 0).ok_or_else(wrong)?)
+        }
+        (Err(_), None) => return named(text, None).ok_or_else(wrong),
+    };
+    if let Some(inside) = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+        let address: Ipv6Addr = inside.parse().map_err(|_| wrong())?;
+        return Ok(Given::new(address.to_string(), Some(port)));
+    }
+    named(host, Some(port)).ok_or_else(wrong)
+}
+
+fn named(host: &str, port: Option<u16>) -> Option<Given> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    (!host.is_empty() && host.chars().all(fits)).then(|| Given::new(host.to_owned(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_hosts_with_or_without_a_port() {
+        for (text, expected) in [
+            ("example.com", Some(("example.com", 443))),
+            ("example.com:80", Some(("example.com", 80))),
+            ("192.0.2.1", Some(("192.0.2.1", 443))),
+            ("192.0.2.1:53", Some(("192.0.2.1", 53))),
+            ("2001:db8::1", Some(("2001:db8::1", 443))),
+            ("[2001:db8::1]:80", Some(("2001:db8::1", 80))),
+            ("", None),
+            (":80", None),
+            ("example.com:", None),
+            ("example.com:0", None),
+            ("example.com:70000", None),
+            ("https://example.com", None),
+            ("[example.com]:80", None),
+        ] {
+            let parsed = target(text).ok();
+            let parsed = parsed
+                .as_ref()
+                .map(|given| (given.host.as_str(), given.port));
+            assert_eq!(parsed, expected, "{text}");
+        }
+    }
 }

@@ -7,6 +7,7 @@ mod doctor;
 mod explain;
 mod failure;
 mod flows;
+mod leaktest;
 mod output;
 mod profile;
 mod run;
@@ -55,7 +56,7 @@ fn perform(arguments: Arguments) -> Result<(), Failure> {
     match command {
         // No runtime here: the launcher has one single thread.
         Command::Run(run) => Err(run::run(&socket, run)),
-        Command::Leaktest(_) => Err(Failure::new(USAGE, "not supported yet")),
+        Command::LeaktestDoors(doors) => leaktest::attempt::run(&doors),
         Command::DemoEnter(enter) => Err(demo::enter::run(enter)),
         Command::DemoOrigin { listen } => demo::origin::serve(listen),
         command => in_runtime(command, &Client::new(socket)),
@@ -79,8 +80,9 @@ fn in_runtime(command: Command, client: &Client) -> Result<(), Failure> {
             Command::On(switch) => switch::run(client, switch, true).await,
             Command::Uninstall => uninstall::run(client.socket()).await,
             Command::Demo(demo) => demo::run(demo.command).await,
+            Command::Leaktest(leaktest) => leaktest::run(client, leaktest).await,
             Command::Run(_)
-            | Command::Leaktest(_)
+            | Command::LeaktestDoors(_)
             | Command::DemoEnter(_)
             | Command::DemoOrigin { .. } => unreachable!("done without a runtime"),
         }

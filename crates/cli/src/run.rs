@@ -2,6 +2,8 @@
 //!
 //! One single thread from start to exec: the daemon labels the task that asks.
 
+pub(crate) mod rights;
+
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -10,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use caps::{CapSet, Capability};
 use nix::unistd::{AccessFlags, access};
 use offramp_control::{Code, RunRequest, RunServer, blocking};
 
@@ -55,16 +56,10 @@ pub(crate) fn run(socket: &Path, arguments: Run) -> Failure {
             };
         }
     }
-    give_up_raw_sockets();
-    become_command(name, &program, rest)
-}
-
-/// Packet sockets go past every hook, and those that managed programs may not have anyway need the
-/// same capability. Others than root have it only from a file, and cannot give that up here.
-fn give_up_raw_sockets() {
-    for set in [CapSet::Bounding, CapSet::Ambient, CapSet::Inheritable] {
-        let _ = caps::drop(None, set, Capability::CAP_NET_RAW);
+    if let Err(failure) = rights::give_up(&arguments.keep_capabilities) {
+        return failure;
     }
+    become_command(name, &program, rest)
 }
 
 /// What a notice of the daemon, which knows no command lines, means for this one.

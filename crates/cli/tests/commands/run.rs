@@ -60,6 +60,13 @@ fn without_a_daemon_nothing_is_started() {
 }
 
 #[test]
+fn without_a_daemon_no_door_is_tried() {
+    let output = offramp(Path::new("/nonexistent/control.sock"), &["leaktest"]);
+    assert_eq!(output.status.code(), Some(69), "{output:?}");
+    assert_eq!(stdout(&output), "");
+}
+
+#[test]
 fn a_refusal_starts_nothing_and_has_its_status() {
     for (answer, status, code) in [
         ("503 Service Unavailable", 69, "unavailable"),
@@ -109,7 +116,10 @@ fn a_wrong_command_line_is_64() {
         &["run", "--ca", "x.pem", "--", "true"],
         &["frobnicate"],
         &["explain", "curl"],
-        &["leaktest"],
+        &["leaktest", "extra"],
+        &["leaktest", "--target", "https://x.example"],
+        &["leaktest", "--target", "x.example:0"],
+        &["run", "--keep-capabilities", "net-raw", "--", "true"],
     ] {
         let output = offramp(nowhere, arguments);
         assert_eq!(output.status.code(), Some(64), "{arguments:?}: {output:?}");
