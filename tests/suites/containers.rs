@@ -87,7 +87,9 @@ impl Containers<'_> {
         let mut words: Vec<_> = words
             .skip_while(|word| !word.ends_with("/offramp"))
             .collect();
-        words.pop();
+        words.truncate(words.len() - 2);
+        // Who makes and enters namespaces as root needs more than commands are left with.
+        words.extend(["--keep-capabilities", "all", "--"].map(String::from));
         words
     }
 }
