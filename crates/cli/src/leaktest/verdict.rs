@@ -343,6 +343,24 @@ mod tests {
                 nothing(),
                 Verdict::Absent,
             ),
+            (
+                TCP,
+                attempt(none, 0, Refused(none_at_all)),
+                nothing(),
+                Verdict::Leaked,
+            ),
+            (
+                TCP,
+                attempt(none, 0, Refused(none_at_all)),
+                offline,
+                Verdict::Refused,
+            ),
+            (
+                UDP,
+                attempt(none, MARK, Silent),
+                known(false, false, None, true),
+                Verdict::Direct,
+            ),
         ] {
             let told = judge(kind, &attempt, &evidence);
             assert_eq!(
