@@ -258,7 +258,7 @@ os.setxattr(sys.argv[1], \"security.capability\", struct.pack(\"<5I\", 0x0200000
         command
             .args(["--", "/usr/bin/python3"])
             .arg(&script)
-            .args(&tries);
+            .args(tries);
         Running::start(command).finish(LIMIT).success()
     };
     let capture = lab.capture();
