@@ -27,6 +27,7 @@ pub(crate) async fn examine(
         })
         .collect();
     checks.push(device());
+    checks.push(repairs(shared));
     checks.push(rules(shared).await);
     checks.push(ipv6(shared).await);
     if is_root {
@@ -76,25 +77,59 @@ async fn rules(shared: &Shared) -> Check {
             return warning(name, crate::chain(&error), "start offrampd as root");
         }
     };
-    let family = |ipv6| if ipv6 { "IPv6" } else { "IPv4" };
+    let family = |ipv6: &bool| if *ipv6 { "IPv6" } else { "IPv4" };
     match conflicts.first() {
         None => ok(name, "ours are in place, and nothing comes before them"),
-        Some(Conflict::RuleGone { class, ipv6 }) => Check {
+        Some(Conflict::ComesFirst { rule, ipv6 }) => Check {
             name: name.into(),
             outcome: Outcome::Failure,
-            detail: format!("the {} rule of class {class} is gone", family(*ipv6)),
-            remedy: Some("restart offrampd, and keep what removed it (ip rule flush, a network manager) from doing so".into()),
+            detail: format!(
+                "the {} rule `{rule}` is asked before ours and takes the flows of apps: they are refused",
+                family(ipv6)
+            ),
+            remedy: Some(
+                "give it a preference of 10 or more: ours go before it by themselves then".into(),
+            ),
         },
-        Some(Conflict::ComesFirst { preference, ipv6 }) => warning(
+        Some(Conflict::SharesMark { rule, ipv6 }) => warning(
             name,
-            format!("an {} rule of preference {preference} is asked before ours", family(*ipv6)),
-            "give it a preference over 101, or managed apps may be refused",
+            format!(
+                "the {} rule `{rule}` looks for a mark that offramp gives to its apps",
+                family(ipv6)
+            ),
+            "give it a mark outside 0xfff00000",
         ),
-        Some(Conflict::SharesMark { mark, mask }) => warning(
-            name,
-            format!("another rule looks for mark {mark:#x} with mask {mask:#x}, bits that offramp uses"),
-            "give it a mark and mask outside 0xfff00000",
-        ),
+    }
+}
+
+/// What others took away, and whether it is back.
+fn repairs(shared: &Shared) -> Check {
+    const REMEDY: &str = "find out what removes it: systemd-networkd (ManageForeignRoutes=no and \
+        ManageForeignRoutingPolicyRules=no in networkd.conf), a network manager \
+        (unmanaged-devices=interface-name:offramp0), a script with `ip rule flush`";
+    let name = "network";
+    let repairs = shared.capture.repairs();
+    if let Some(missing) = repairs.missing {
+        return Check {
+            name: name.into(),
+            outcome: Outcome::Failure,
+            detail: format!("missing: {missing}; flows that need it are refused"),
+            remedy: Some(REMEDY.into()),
+        };
+    }
+    match repairs.last {
+        None => ok(name, "device, addresses, rules and routes are in place"),
+        Some((what, when)) => {
+            let ago = when.elapsed().unwrap_or_default().as_secs();
+            warning(
+                name,
+                format!(
+                    "in place; put back {} times, the last time {ago} s ago: {what}",
+                    repairs.times
+                ),
+                REMEDY,
+            )
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use offramp_intercept::Event;
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::closing::Closing;
@@ -25,8 +25,6 @@ const BURST: Duration = Duration::from_millis(50);
 const LOOK: Duration = Duration::from_secs(1);
 /// How long sockets may be another's than the verdict on a program that was started says.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Changes of the network come in bursts.
-const SETTLE: Duration = Duration::from_millis(100);
 
 /// Says that the daemon is well, for as long as its runtime runs tasks.
 pub(crate) async fn beat(shared: Arc<Shared>, stop: CancellationToken) {
@@ -49,29 +47,6 @@ pub(crate) async fn follow_states(shared: Arc<Shared>, stop: CancellationToken) 
     {
         let _changing = shared.changing.lock().await;
         shared.publish().await;
-    }
-}
-
-/// Follows the host's network.
-pub(crate) async fn follow_network(shared: Arc<Shared>, stop: CancellationToken) {
-    while stop
-        .run_until_cancelled(shared.capture.network_changed())
-        .await
-        .is_some()
-    {
-        sleep(SETTLE).await;
-        match shared.capture.refresh().await {
-            Ok(true) => {
-                for active in shared.policy().active.values() {
-                    if let Ok(upstream) = active.link().upstream() {
-                        upstream.probe();
-                    }
-                }
-                shared.changed.notify_one();
-            }
-            Ok(false) => {}
-            Err(error) => tracing::warn!(error = crate::chain(&error), "network not surveyed"),
-        }
     }
 }
 

@@ -26,6 +26,7 @@ mod state;
 mod tcp;
 mod udp;
 mod verdicts;
+mod watcher;
 
 use std::error::Error;
 use std::path::PathBuf;

@@ -3,6 +3,7 @@
 mod claim;
 mod config;
 mod labels;
+mod mend;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File};
@@ -22,14 +23,16 @@ use crate::events::{Event, Events};
 use crate::interest::Asking;
 use crate::maps::{Counter, Identity, MapError, Maps};
 use crate::namespace::Namespace;
-use crate::network::{Changes, ClassRoutes, Conflict, Network, NetworkError, Survey};
-use crate::programs::{self, Loader, Places, skeleton::types};
+use crate::network::{Changes, ClassRoutes, Network, Survey};
+use crate::programs::{self, Loader, Places, Returning, skeleton::types};
 use crate::requirements::{cgroup_root, kernel_version, requirements};
 use crate::sockets::Sockets;
 use crate::sweep::Sweeper;
 
 use self::claim::Claim;
 pub use self::config::{Config, StartError};
+use self::mend::Health;
+pub use self::mend::{Mended, Repairs};
 
 /// Single targets that a class may have approved at one time.
 const APPROVALS: usize = 4096;
@@ -47,6 +50,8 @@ pub struct Capture {
     approvals: Mutex<BTreeMap<ClassId, VecDeque<Prefix>>>,
     events: Mutex<Events>,
     changes: Mutex<Changes>,
+    health: Health,
+    returning: Returning,
     pins: PathBuf,
     _claim: Claim,
 }
@@ -83,12 +88,12 @@ impl Capture {
         };
         fs::create_dir_all(&config.runtime).map_err(failed)?;
         let namespace = Arc::new(Namespace::open_or_create(&path).map_err(failed)?);
-        let mut network = Network::start(&namespace, &config.runtime).await?;
-        let changes = network.watch()?;
+        let network = Network::start(&namespace, &config.runtime).await?;
+        let changes = network.watch(&namespace)?;
         let ipv6 = std::path::Path::new("/proc/net/if_inet6").exists();
         let (sockets, descriptors) =
             Sockets::open(&namespace, ipv6).map_err(StartError::Sockets)?;
-        let (maps, pins) = load(config, &network, &namespace, descriptors)?;
+        let (maps, returning, pins) = load(config, &network, &namespace, descriptors)?;
         let events = Events::open(&maps.events).map_err(StartError::Events)?;
         let capture = Self {
             asking: Asking::open(&pins)?,
@@ -101,6 +106,8 @@ impl Capture {
             approvals: Mutex::new(BTreeMap::new()),
             events: Mutex::new(events),
             changes: Mutex::new(changes),
+            health: Health::default(),
+            returning,
             pins,
             _claim: claim,
         };
@@ -234,21 +241,10 @@ impl Capture {
         self.maps.counter(counter)
     }
 
-    /// Waits until addresses, routes or devices of the host are others. Ours are among them.
-    pub async fn network_changed(&self) {
-        self.changes.lock().await.next().await;
-    }
-
     /// How many entries each of the kernel's maps has that grows and shrinks; takes a system call
     /// for each entry.
     pub fn map_entries(&self) -> [(&'static str, usize); 4] {
         self.maps.entries()
-    }
-
-    /// What of the host's routing rules stands in the way.
-    pub async fn conflicts(&self) -> Result<Vec<Conflict>, NetworkError> {
-        let classes: Vec<_> = self.classes.lock().await.keys().copied().collect();
-        self.network.lock().await.tables().conflicts(&classes).await
     }
 
     /// The host's network as of the last [`Capture::refresh`].
@@ -259,7 +255,9 @@ impl Capture {
     /// Looks at the host's network again and tells the kernel programs what changed. Returns
     /// whether anything did.
     pub async fn refresh(&self) -> Result<bool, StartError> {
-        let fresh = self.network.lock().await.survey().await?;
+        // Held while settings are written.
+        let network = self.network.lock().await;
+        let fresh = network.survey().await?;
         let mut survey = self.survey.lock().await;
         let changed = *survey != fresh;
         self.maps.set_own(&fresh.own)?;
@@ -358,7 +356,7 @@ fn load(
     network: &Network,
     namespace: &Namespace,
     sockets: [RawFd; 4],
-) -> Result<(Maps, PathBuf), StartError> {
+) -> Result<(Maps, Returning, PathBuf), StartError> {
     let pins = pins(config);
     let connect_unix = kernel_version().is_some_and(|version| version >= (6, 7));
     let cgroup = cgroup_root().expect("the requirements were checked");
@@ -376,6 +374,8 @@ fn load(
         device: network.device(),
         inner_device: network.inner_device(),
         return_mark: RETURN_CLASS.mark(),
+        // Everything has just been made whole.
+        broken: 0,
         ..settings
     };
     maps.set_settings(&settings)?;
@@ -389,7 +389,7 @@ fn load(
         device: network.device(),
         connect_unix,
     })?;
-    Ok((maps, pins))
+    Ok((maps, loader.returning()?, pins))
 }
 
 /// SO_NETNS_COOKIE (asm-generic/socket.h), which neither nix nor socket2 have.

@@ -19,11 +19,11 @@ mod requirements;
 mod sockets;
 mod sweep;
 
-pub use capture::{Capture, Config, StartError};
+pub use capture::{Capture, Config, Mended, Repairs, StartError};
 pub use class::{Class, ClassId, MARK_MASK};
 pub use events::Event;
 pub use label::{Exec, FileId, Interest, Label, Labelled, Swept};
 pub use maps::{Counter, Identity, MapError};
-pub use network::{Conflict, DEVICE, NetworkError, SOURCE_V4, SOURCE_V6, Survey};
+pub use network::{Change, Conflict, DEVICE, NetworkError, SOURCE_V4, SOURCE_V6, Survey};
 pub use requirements::{Requirement, mount_bpffs, requirements};
 pub use sockets::{Datagram, Replies, Sockets, UdpIntake};

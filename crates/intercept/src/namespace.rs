@@ -2,7 +2,8 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -50,6 +51,23 @@ impl Namespace {
         &self.file
     }
 
+    /// Whether its mount is there, by which the next daemon finds it.
+    pub(crate) fn is_named(&self) -> bool {
+        let ours = self.file.metadata().map(|file| (file.dev(), file.ino()));
+        let named = fs::metadata(&self.path).map(|file| (file.dev(), file.ino()));
+        matches!((ours, named), (Ok(ours), Ok(named)) if ours == named)
+    }
+
+    /// Mounts it again where the mount was.
+    pub(crate) fn name_again(&self) -> io::Result<()> {
+        if let Some(folder) = self.path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        File::create(&self.path)?;
+        let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        Ok(bind(Path::new(&own), &self.path)?)
+    }
+
     /// Lets go of the mount; the namespace ends with its last socket.
     pub(crate) fn remove(&self) -> io::Result<()> {
         umount2(&self.path, MntFlags::MNT_DETACH)?;
@@ -69,12 +87,15 @@ impl Drop for Back<'_> {
 
 fn create(path: &Path) -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNET)?;
+    Ok(bind(Path::new("/proc/thread-self/ns/net"), path)?)
+}
+
+fn bind(namespace: &Path, path: &Path) -> nix::Result<()> {
     mount(
-        Some("/proc/thread-self/ns/net"),
+        Some(namespace),
         path,
         None::<&str>,
         MsFlags::MS_BIND,
         None::<&str>,
-    )?;
-    Ok(())
+    )
 }

@@ -7,23 +7,29 @@
 //! ```
 
 mod inside;
+mod lost;
 mod netlink;
+mod rules;
 mod settings;
 mod survey;
 mod tables;
+mod watch;
 
+use std::collections::BTreeSet;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use rtnetlink::Handle;
 use tokio::task::JoinSet;
 
 use crate::namespace::Namespace;
-pub(crate) use netlink::Changes;
+pub(crate) use lost::{Broken, Lost, broken, summary};
+pub use rules::Conflict;
 pub use survey::Survey;
-pub(crate) use tables::ClassRoutes;
-pub use tables::Conflict;
+pub(crate) use tables::{ClassRoutes, Wanted};
+pub use watch::Change;
+pub(crate) use watch::Changes;
 
 /// The host's end of the pair.
 pub const DEVICE: &str = "offramp0";
@@ -62,10 +68,15 @@ impl<T> Doing<T> for Result<T, rtnetlink::Error> {
 /// Everything of ours that the kernel's routing holds.
 pub(crate) struct Network {
     host: Handle,
+    inner: Handle,
+    /// By what the kernel tells our own changes, here and inside.
+    ports: [u32; 2],
     ipv6: bool,
     device: u32,
     inner_device: u32,
     tables: tables::Tables,
+    /// Settings that cannot be changed here, such as in a container.
+    fixed: BTreeSet<String>,
     connections: JoinSet<()>,
     runtime: PathBuf,
 }
@@ -74,26 +85,30 @@ impl Network {
     /// Makes what is missing; what an earlier run left is taken over.
     pub(crate) async fn start(namespace: &Namespace, runtime: &Path) -> Result<Self, NetworkError> {
         let mut connections = JoinSet::new();
-        let host = netlink::connect(&mut connections).doing(|| "open a netlink socket".into())?;
-        let inner = namespace
-            .within(|| netlink::connect(&mut connections).map_err(io::Error::other))
-            .map_err(|error| rtnetlink::Error::NamespaceError(error.to_string()))
+        let failed = |error: io::Error| rtnetlink::Error::NamespaceError(error.to_string());
+        let (host, port) = netlink::connect(&mut connections)
+            .map_err(failed)
+            .doing(|| "open a netlink socket".into())?;
+        let (inner, inner_port) = namespace
+            .within(|| netlink::connect(&mut connections))
+            .map_err(failed)
             .doing(|| "enter the private network namespace".into())?;
-        let ipv6 = ipv6_exists();
+        let ipv6 = ipv6_is_on();
         let (device, inner_device) = inside::pair(&host, &inner, namespace).await?;
         settings::apply(runtime, ipv6);
-        netlink::bring_up(&host, device)
-            .await
-            .doing(|| format!("bring {DEVICE} up"))?;
+        inside::set_up(&host, device, DEVICE).await?;
         inside::furnish(&inner, inner_device, namespace, ipv6).await?;
         host_addresses(&host, device, ipv6).await?;
         let tables = tables::Tables::start(&host, device, ipv6).await?;
         Ok(Self {
             host,
+            inner,
+            ports: [port, inner_port],
             ipv6,
             device,
             inner_device,
             tables,
+            fixed: BTreeSet::new(),
             connections,
             runtime: runtime.to_owned(),
         })
@@ -111,20 +126,123 @@ impl Network {
         &self.tables
     }
 
-    /// Tells of changes to the host's network from here on.
-    pub(crate) fn watch(&mut self) -> Result<Changes, NetworkError> {
-        netlink::watch(&mut self.connections).doing(|| "watch the network".into())
+    /// Tells of changes by others from here on.
+    pub(crate) fn watch(&self, namespace: &Namespace) -> Result<Changes, NetworkError> {
+        Changes::listen(namespace, self.ports)
+            .map_err(|error| rtnetlink::Error::NamespaceError(error.to_string()))
+            .doing(|| "watch the network".into())
+    }
+
+    /// What of ours is not as it should be, in the order in which it has to be put back.
+    pub(crate) async fn inspect(
+        &mut self,
+        namespace: &Namespace,
+        wanted: &Wanted,
+    ) -> Result<Vec<Lost>, NetworkError> {
+        self.ipv6 = ipv6_is_on();
+        self.tables.use_device(self.device, self.ipv6);
+        let known = (self.device, self.inner_device);
+        let mut lost = inside::inspect_pair(&self.host, &self.inner, known).await?;
+        lost.extend(self.lost_settings());
+        if !namespace.is_named() {
+            lost.push(Lost::Mount);
+        }
+        if lost.contains(&Lost::Pair) {
+            // The rest is another device's.
+            return Ok(lost);
+        }
+        let addresses = netlink::addresses(&self.host, self.device)
+            .await
+            .doing(|| format!("list the addresses of {DEVICE}"))?;
+        for address in sources(self.ipv6) {
+            if !addresses.contains(&address) {
+                let inside = false;
+                lost.push(Lost::Address { address, inside });
+            }
+        }
+        lost.extend(inside::inspect(&self.inner, self.inner_device, self.ipv6).await?);
+        lost.extend(self.tables.inspect(wanted).await?);
+        Ok(lost)
+    }
+
+    /// Whether something is lost that the kernel does not tell of.
+    pub(crate) fn is_quietly_lost(&self, namespace: &Namespace) -> bool {
+        !namespace.is_named() || ipv6_is_on() != self.ipv6 || self.lost_settings().next().is_some()
+    }
+
+    /// Makes the pair anew where it is not whole. Returns whether it did; all else is lost then.
+    pub(crate) async fn restore_pair(
+        &mut self,
+        namespace: &Namespace,
+    ) -> Result<bool, NetworkError> {
+        let before = (self.device, self.inner_device);
+        let pair = inside::pair(&self.host, &self.inner, namespace).await?;
+        (self.device, self.inner_device) = pair;
+        self.tables.use_device(self.device, self.ipv6);
+        Ok(pair != before)
+    }
+
+    /// Puts back all of these but the pair, which has to be whole.
+    pub(crate) async fn restore(
+        &mut self,
+        namespace: &Namespace,
+        lost: &[Lost],
+    ) -> Result<(), NetworkError> {
+        let has = |wanted: fn(&Lost) -> bool| lost.iter().any(wanted);
+        if has(|lost| matches!(lost, Lost::Mount)) {
+            namespace
+                .name_again()
+                .map_err(|error| rtnetlink::Error::NamespaceError(error.to_string()))
+                .doing(|| "mount the private namespace".into())?;
+        }
+        if has(|lost| matches!(lost, Lost::Setting(_))) {
+            settings::apply(&self.runtime, self.ipv6);
+            for name in settings::lost(self.ipv6) {
+                tracing::warn!(setting = %name, "setting cannot be changed");
+                self.fixed.insert(name);
+            }
+        }
+        if has(|lost| matches!(lost, Lost::Device { inside: false })) {
+            inside::set_up(&self.host, self.device, DEVICE).await?;
+        }
+        if has(|lost| matches!(lost, Lost::Address { inside: false, .. })) {
+            host_addresses(&self.host, self.device, self.ipv6).await?;
+        }
+        let is_inside = |lost: &Lost| {
+            matches!(
+                lost,
+                Lost::Inside { .. }
+                    | Lost::Device { inside: true }
+                    | Lost::Address { inside: true, .. }
+            )
+        };
+        if has(is_inside) {
+            inside::furnish(&self.inner, self.inner_device, namespace, self.ipv6).await?;
+        }
+        for lost in lost {
+            self.tables.restore(lost).await?;
+        }
+        Ok(())
+    }
+
+    fn lost_settings(&self) -> impl Iterator<Item = Lost> {
+        let lost = settings::lost(self.ipv6).into_iter();
+        lost.filter(|name| !self.fixed.contains(name))
+            .map(Lost::Setting)
     }
 
     /// Removes what an earlier run left.
     pub(crate) async fn uninstall(runtime: &Path) -> Result<(), NetworkError> {
         let mut connections = JoinSet::new();
-        let host = netlink::connect(&mut connections).doing(|| "open a netlink socket".into())?;
-        tables::Tables::new(&host, 0, ipv6_exists()).stop().await?;
+        let (host, _) = netlink::connect(&mut connections)
+            .map_err(|error| rtnetlink::Error::NamespaceError(error.to_string()))
+            .doing(|| "open a netlink socket".into())?;
+        tables::Tables::new(&host, 0, true).stop().await?;
         let find = || format!("look for {DEVICE}");
-        if let Some((device, _)) = netlink::find(&host, DEVICE).await.doing(find)? {
+        if let Some(device) = netlink::find(&host, DEVICE).await.doing(find)? {
             let remove = || format!("remove {DEVICE}");
-            host.link().del(device).execute().await.doing(remove)?;
+            let index = device.index;
+            host.link().del(index).execute().await.doing(remove)?;
         }
         settings::restore(runtime);
         Ok(())
@@ -150,19 +268,22 @@ impl Network {
     }
 }
 
-/// Whether this kernel has IPv6 and it is not switched off for new devices.
-fn ipv6_exists() -> bool {
-    settings::read("net/ipv6/conf/default/disable_ipv6").is_some_and(|value| value == "0")
+/// Whether this kernel has IPv6 and the machine's owner has not switched it off.
+fn ipv6_is_on() -> bool {
+    settings::read("net/ipv6/conf/all/disable_ipv6").is_some_and(|value| value == "0")
+}
+
+fn sources(ipv6: bool) -> impl Iterator<Item = IpAddr> {
+    let all = [IpAddr::V4(SOURCE_V4), IpAddr::V6(SOURCE_V6)];
+    all.into_iter()
+        .filter(move |source| ipv6 || source.is_ipv4())
 }
 
 async fn host_addresses(host: &Handle, device: u32, ipv6: bool) -> Result<(), NetworkError> {
-    netlink::add_address(host, device, SOURCE_V4.into())
-        .await
-        .doing(|| format!("give {SOURCE_V4} to {DEVICE}"))?;
-    if ipv6 {
-        netlink::add_address(host, device, SOURCE_V6.into())
+    for source in sources(ipv6) {
+        netlink::add_address(host, device, source)
             .await
-            .doing(|| format!("give {SOURCE_V6} to {DEVICE}"))?;
+            .doing(|| format!("give {source} to {DEVICE}"))?;
     }
     Ok(())
 }

@@ -4,12 +4,13 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::ptr::NonNull;
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{Link, MapCore, MapHandle, OpenObject, Program, ProgramMut, libbpf_sys};
+use libbpf_rs::{Link, MapCore, MapHandle, OpenObject, ProgramMut};
+
+mod returning;
 
 #[expect(
     unsafe_code,
@@ -25,6 +26,7 @@ pub(crate) mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/capture.skel.rs"));
 }
 
+pub(crate) use returning::Returning;
 use skeleton::{CaptureSkel, CaptureSkelBuilder};
 
 /// Why the programs are not at work.
@@ -106,20 +108,30 @@ impl Loader {
         })
     }
 
+    /// The program at the device's ingress, to be attached to another device later on.
+    pub(crate) fn returning(&self) -> Result<Returning, LoadError> {
+        let program = &self.skeleton.progs.on_return;
+        let failed = |source: io::Error| LoadError::Attach {
+            program: program.name().to_string_lossy().into_owned(),
+            source: source.into(),
+        };
+        Ok(Returning {
+            program: program.as_fd().try_clone_to_owned().map_err(failed)?,
+            pins: self.pins.join("links"),
+        })
+    }
+
     /// Attaches everything, in the order that never lets a labelled flow pass: where packets
     /// arrive first, then the guard, then the hooks.
     pub(crate) fn attach(&mut self, places: &Places<'_>) -> Result<(), LoadError> {
         let cgroup = places.cgroup.as_raw_fd();
         let namespace = places.namespace.as_raw_fd();
-        let device = places.device;
         let pins = self.pins.join("links");
         let progs = &self.skeleton.progs;
         replace(&pins, &progs.deliver, |program| {
             program.attach_netns(namespace)
         })?;
-        renew(&pins, &progs.on_return, |program| {
-            attach_tcx(program, device)
-        })?;
+        self.returning()?.attach(places.device)?;
         let on_cgroup = [
             &progs.on_egress,
             &progs.on_ingress,
@@ -238,26 +250,6 @@ fn renew(
     let mut link = attach(program).map_err(failed)?;
     link.pin(&fresh).map_err(failed)?;
     fs::rename(&fresh, &path).map_err(unnamed)
-}
-
-/// libbpf-rs has no call for this one yet (Linux 6.6).
-#[expect(unsafe_code, reason = "calls into libbpf")]
-fn attach_tcx(program: &Program<'_>, device: u32) -> libbpf_rs::Result<Link> {
-    use libbpf_rs::AsRawLibbpf;
-    let device = i32::try_from(device).expect("the kernel's indexes are positive ints");
-    // SAFETY: the program is loaded; no options are given, which libbpf allows.
-    let link = unsafe {
-        libbpf_sys::bpf_program__attach_tcx(
-            program.as_libbpf_object().as_ptr(),
-            device,
-            std::ptr::null(),
-        )
-    };
-    match NonNull::new(link) {
-        // SAFETY: libbpf has just made the link and nobody else owns it.
-        Some(link) => Ok(unsafe { Link::from_ptr(link) }),
-        None => Err(io::Error::last_os_error().into()),
-    }
 }
 
 /// Removes every pin: the kernel detaches the programs with the last reference.

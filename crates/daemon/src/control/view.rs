@@ -153,7 +153,8 @@ impl Desk {
                 self.shared.capture.counter(counter),
             )
         });
-        own.into_iter().chain(kernel).collect()
+        let repairs = ("repairs".to_owned(), self.shared.capture.repairs().times);
+        own.into_iter().chain(kernel).chain([repairs]).collect()
     }
 }
 

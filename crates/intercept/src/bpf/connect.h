@@ -11,6 +11,8 @@ static __always_inline int is_alive(struct settings *set, int protocol, int ipv6
 	__u32 zero = 0;
 	__u64 *last;
 
+	if (set->broken & (ipv6 ? BROKEN_IPV6 : BROKEN_IPV4))
+		return 0;
 	last = bpf_map_lookup_elem(&heartbeat, &zero);
 	/* Signed: the daemon may write a later time than the one that we have read. */
 	if (!last || (__s64)(bpf_ktime_get_ns() - *last) > (__s64)set->patience)

@@ -32,6 +32,9 @@
 #define TCP_LISTEN 10
 #define PIDTYPE_TGID 1
 
+#define BROKEN_IPV4 (1 << 0)
+#define BROKEN_IPV6 (1 << 1)
+
 /* What a class lets its flows do; written by the daemon. */
 #define CLASS_OPEN (1 << 0)	   /* flows may begin */
 #define CLASS_UDP (1 << 1)	   /* the upstream carries UDP */
@@ -85,6 +88,7 @@ struct settings {
 	__u32 inner_device;  /* index of its other end */
 	__u32 return_mark;   /* of packets that come out of the device */
 	__u32 ipv6;	     /* whether IPv6 of managed apps goes anywhere */
+	__u32 broken;	     /* families whose way to the daemon is not whole: BROKEN_ flags */
 };
 
 /* Addresses are IPv6; IPv4 ones are v4-mapped. Ports are in network order. */

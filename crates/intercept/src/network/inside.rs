@@ -4,9 +4,12 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
+use netlink_packet_route::route::RouteAttribute;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth};
 
-use super::netlink::{self, Route, Selector, Way};
+use super::lost::Lost;
+use super::netlink::{self, Found, Route, Selector, Way};
+use super::rules::Seen;
 use super::settings::write;
 use super::{DEVICE, Doing, INNER_DEVICE, INNER_V4, INNER_V6, NetworkError, SOURCE_V4, SOURCE_V6};
 use crate::namespace::Namespace;
@@ -15,54 +18,95 @@ use crate::namespace::Namespace;
 const MTU: u32 = 65535;
 const LOCAL_TABLE: u32 = 255;
 const OUT_TABLE: u32 = 100;
+const LOOPBACK: u32 = 1;
 
-/// The indexes of the two ends, host's first. A pair whose other end is gone is made anew.
+/// The indexes of the two ends, host's first. A pair that is not whole is made anew.
 pub(super) async fn pair(
     host: &Handle,
     inner: &Handle,
     namespace: &Namespace,
 ) -> Result<(u32, u32), NetworkError> {
-    let find_host = || format!("look for {DEVICE}");
-    let outer_end = netlink::find(host, DEVICE).await.doing(find_host)?;
-    let inner_end = netlink::find(inner, INNER_DEVICE)
-        .await
-        .doing(|| format!("look for {INNER_DEVICE}"))?;
-    match (outer_end, inner_end) {
-        (Some((outer, outer_mac)), Some((inner, inner_mac))) if outer_mac == inner_mac => {
-            return Ok((outer, inner));
+    let (outer_end, inner_end) = ends(host, inner).await?;
+    if let Some(pair) = joined(outer_end.as_ref(), inner_end.as_ref()) {
+        return Ok(pair);
+    }
+    // The other end of one that was moved or renamed goes with it.
+    for (handle, stale, name) in [(host, outer_end, DEVICE), (inner, inner_end, INNER_DEVICE)] {
+        let Some(stale) = stale else { continue };
+        let removed = handle.link().del(stale.index).execute().await;
+        // The first one may have taken the second along.
+        if netlink::find(handle, name).await.is_ok_and(|f| f.is_some()) {
+            removed.doing(|| format!("remove the old {name}"))?;
         }
-        (Some((stale, _)), _) => {
-            host.link()
-                .del(stale)
-                .execute()
-                .await
-                .doing(|| format!("remove the old {DEVICE}"))?;
-        }
-        _ => {}
     }
     create(host, namespace).await?;
-    let (outer, mac) = netlink::find(host, DEVICE)
-        .await
-        .and_then(|found| found.ok_or(rtnetlink::Error::RequestFailed))
-        .doing(find_host)?;
-    let (inner_index, _) = netlink::find(inner, INNER_DEVICE)
-        .await
-        .and_then(|found| found.ok_or(rtnetlink::Error::RequestFailed))
-        .doing(|| format!("look for {INNER_DEVICE}"))?;
+    let (Some(outer_end), Some(inner_end)) = ends(host, inner).await? else {
+        return Err(rtnetlink::Error::RequestFailed)
+            .doing(|| format!("find {DEVICE} and {INNER_DEVICE}"));
+    };
     // Without ARP a packet carries the sender's own MAC as its target: equal ones make it arrive.
     inner
         .link()
         .set(
-            LinkUnspec::new_with_index(inner_index)
-                .address(mac)
-                .arp(false)
-                .mtu(MTU)
+            LinkUnspec::new_with_index(inner_end.index)
+                .address(outer_end.mac)
                 .build(),
         )
         .execute()
         .await
         .doing(|| format!("set up {INNER_DEVICE}"))?;
-    Ok((outer, inner_index))
+    Ok((outer_end.index, inner_end.index))
+}
+
+/// The two ends, host's first.
+async fn ends(
+    host: &Handle,
+    inner: &Handle,
+) -> Result<(Option<Found>, Option<Found>), NetworkError> {
+    let outer_end = netlink::find(host, DEVICE)
+        .await
+        .doing(|| format!("look for {DEVICE}"))?;
+    let inner_end = netlink::find(inner, INNER_DEVICE)
+        .await
+        .doing(|| format!("look for {INNER_DEVICE}"))?;
+    Ok((outer_end, inner_end))
+}
+
+/// The indexes of two ends that belong together.
+fn joined(outer_end: Option<&Found>, inner_end: Option<&Found>) -> Option<(u32, u32)> {
+    let (outer_end, inner_end) = (outer_end?, inner_end?);
+    (outer_end.mac == inner_end.mac).then_some((outer_end.index, inner_end.index))
+}
+
+/// What of the pair is not as it should be, `known` being the indexes that it has.
+pub(super) async fn inspect_pair(
+    host: &Handle,
+    inner: &Handle,
+    known: (u32, u32),
+) -> Result<Vec<Lost>, NetworkError> {
+    let (outer_end, inner_end) = ends(host, inner).await?;
+    if joined(outer_end.as_ref(), inner_end.as_ref()) != Some(known) {
+        return Ok(vec![Lost::Pair]);
+    }
+    let is_off = |end: &Found| !end.is_up || !end.is_plain || end.mtu != MTU;
+    let mut lost = Vec::new();
+    for (inside, end) in [(false, outer_end), (true, inner_end)] {
+        if end.as_ref().is_some_and(is_off) {
+            lost.push(Lost::Device { inside });
+        }
+    }
+    Ok(lost)
+}
+
+/// Brings one end up, as it should be.
+pub(super) async fn set_up(handle: &Handle, device: u32, name: &str) -> Result<(), NetworkError> {
+    let state = LinkUnspec::new_with_index(device).arp(false).mtu(MTU).up();
+    handle
+        .link()
+        .set(state.build())
+        .execute()
+        .await
+        .doing(|| format!("bring {name} up"))
 }
 
 async fn create(host: &Handle, namespace: &Namespace) -> Result<(), NetworkError> {
@@ -79,17 +123,7 @@ async fn create(host: &Handle, namespace: &Namespace) -> Result<(), NetworkError
         )
         .execute()
         .await
-        .doing(|| format!("move {INNER_DEVICE} into its namespace"))?;
-    host.link()
-        .set(
-            LinkUnspec::new_with_name(DEVICE)
-                .arp(false)
-                .mtu(MTU)
-                .build(),
-        )
-        .execute()
-        .await
-        .doing(|| format!("set up {DEVICE}"))
+        .doing(|| format!("move {INNER_DEVICE} into its namespace"))
 }
 
 /// Addresses, rules and routes of the private namespace.
@@ -106,12 +140,10 @@ pub(super) async fn furnish(
         })
         .map_err(|error: io::Error| rtnetlink::Error::NamespaceError(error.to_string()))
         .doing(|| "enter the private network namespace".into())?;
-    netlink::bring_up(inner, 1)
+    netlink::bring_up(inner, LOOPBACK)
         .await
         .doing(|| "bring lo up inside".into())?;
-    netlink::bring_up(inner, device)
-        .await
-        .doing(|| format!("bring {INNER_DEVICE} up"))?;
+    set_up(inner, device, INNER_DEVICE).await?;
     family(
         inner,
         device,
@@ -135,6 +167,56 @@ pub(super) async fn furnish(
     Ok(())
 }
 
+/// What of the addresses, rules and routes inside is gone.
+pub(super) async fn inspect(
+    inner: &Handle,
+    device: u32,
+    ipv6: bool,
+) -> Result<Vec<Lost>, NetworkError> {
+    let mut lost = Vec::new();
+    let addresses = netlink::addresses(inner, device)
+        .await
+        .doing(|| "list the addresses inside".into())?;
+    let own = [IpAddr::V4(INNER_V4), IpAddr::V6(INNER_V6)];
+    for address in own.into_iter().filter(|a| ipv6 || a.is_ipv4()) {
+        if !addresses.contains(&address) {
+            let inside = true;
+            lost.push(Lost::Address { address, inside });
+        }
+        let ipv6 = address.is_ipv6();
+        let whole = is_routed(inner, device, ipv6)
+            .await
+            .doing(|| "look at the routing inside".into())?;
+        if !whole {
+            lost.push(Lost::Inside { ipv6 });
+        }
+    }
+    Ok(lost)
+}
+
+async fn is_routed(inner: &Handle, device: u32, ipv6: bool) -> Result<bool, rtnetlink::Error> {
+    let rules: Vec<_> = netlink::rules(inner, ipv6).await?;
+    let rules: Vec<_> = rules.into_iter().map(Seen::of).collect();
+    let is_there = |at, table| {
+        let mut ours = rules.iter().filter(|rule| rule.is_ours);
+        ours.any(|rule| rule.preference == at && rule.table == table)
+    };
+    let routes = netlink::own_routes(inner, ipv6).await?;
+    let has_default = |table, to| {
+        let mut all = routes.iter();
+        all.any(|route| {
+            netlink::table_of(route) == table
+                && netlink::destination_of(route).1 == 0
+                && route.attributes.contains(&RouteAttribute::Oif(to))
+        })
+    };
+    Ok(is_there(1, OUT_TABLE)
+        && is_there(2, LOCAL_TABLE)
+        && !rules.iter().any(|rule| rule.preference == 0)
+        && has_default(OUT_TABLE, device)
+        && has_default(LOCAL_TABLE, LOOPBACK))
+}
+
 /// What is sent inside leaves by the pair; what arrives is local, whatever its address.
 async fn family(
     inner: &Handle,
@@ -148,10 +230,14 @@ async fn family(
     let local = Route {
         table: LOCAL_TABLE,
         destination: (any, 0),
-        way: Way::Local { device: 1 },
+        way: Way::Local { device: LOOPBACK },
         metric: None,
     };
-    if netlink::routes(inner, ipv6, OUT_TABLE).await?.is_empty() {
+    let out = netlink::routes(inner, ipv6, OUT_TABLE).await?;
+    if !out
+        .iter()
+        .any(|route| route.attributes.contains(&RouteAttribute::Oif(device)))
+    {
         // Once every address is local the kernel takes none for a gateway.
         netlink::route_delete(inner, &local).await?;
         let out = Route {

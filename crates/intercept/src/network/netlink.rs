@@ -1,74 +1,84 @@
 //! Single requests to rtnetlink, each idempotent.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use futures_channel::mpsc;
-use futures_util::{StreamExt, TryStreamExt};
-use netlink_packet_core::NetlinkMessage;
+use futures_util::TryStreamExt;
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressScope,
 };
-use netlink_packet_route::link::LinkAttribute;
-use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
-use netlink_sys::SocketAddr;
+use netlink_sys::AsyncSocket;
 use rtnetlink::{Error, Handle, IpVersion, LinkUnspec, RouteMessageBuilder};
 use tokio::task::JoinSet;
 
 /// The `proto` of every route and rule of ours (rt_protos leaves 192 to 253 to whom it may concern).
 pub(super) const PROTOCOL: RouteProtocol = RouteProtocol::Other(198);
 
-/// Opens a netlink socket in the namespace of the calling thread.
-pub(super) fn connect(connections: &mut JoinSet<()>) -> Result<Handle, Error> {
-    let (connection, handle, _) =
-        rtnetlink::new_connection().map_err(|error| Error::NamespaceError(error.to_string()))?;
+/// Opens a netlink socket in the namespace of the calling thread. Returns with the handle the port
+/// that the kernel knows the socket by: it names who made a change.
+pub(super) fn connect(connections: &mut JoinSet<()>) -> io::Result<(Handle, u32)> {
+    let (mut connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
+    let socket = AsyncSocket::socket_mut(connection.socket_mut());
+    let port = socket.bind_auto()?.port_number();
     connections.spawn(connection);
-    Ok(handle)
+    Ok((handle, port))
 }
 
-/// What the kernel tells of changes; one message for each.
-pub(crate) struct Changes(
-    mpsc::UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
-);
-
-impl Changes {
-    /// Waits for one, and takes all that have come with it.
-    pub(crate) async fn next(&mut self) {
-        self.0.next().await;
-        while self.0.try_recv().is_ok() {}
-    }
+/// What matters of a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) index: u32,
+    pub(super) mac: Vec<u8>,
+    pub(super) mtu: u32,
+    pub(super) is_up: bool,
+    /// Without ARP.
+    pub(super) is_plain: bool,
 }
 
-/// Tells of devices, addresses and routes.
-pub(super) fn watch(connections: &mut JoinSet<()>) -> Result<Changes, Error> {
-    use rtnetlink::MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv6Ifaddr, Ipv6Route, Link};
-    let groups = [Link, Ipv4Ifaddr, Ipv4Route, Ipv6Ifaddr, Ipv6Route];
-    let (connection, _, messages) = rtnetlink::new_multicast_connection(&groups)
-        .map_err(|error| Error::NamespaceError(error.to_string()))?;
-    connections.spawn(connection);
-    Ok(Changes(messages))
-}
-
-/// The index and MAC of the device `name`.
-pub(super) async fn find(handle: &Handle, name: &str) -> Result<Option<(u32, Vec<u8>)>, Error> {
+/// The device `name`.
+pub(super) async fn find(handle: &Handle, name: &str) -> Result<Option<Found>, Error> {
     let mut links = handle.link().get().match_name(name).execute();
-    match links.try_next().await {
-        Ok(Some(link)) => {
-            let mac = link
-                .attributes
-                .iter()
-                .find_map(|attribute| match attribute {
-                    LinkAttribute::Address(mac) => Some(mac.clone()),
-                    _ => None,
-                });
-            Ok(Some((link.header.index, mac.unwrap_or_default())))
+    let link = match links.try_next().await {
+        Ok(Some(link)) => link,
+        Ok(None) => return Ok(None),
+        Err(error) if is(&error, libc::ENODEV) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut found = Found {
+        index: link.header.index,
+        is_up: link.header.flags.contains(LinkFlags::Up),
+        is_plain: link.header.flags.contains(LinkFlags::Noarp),
+        ..Found::default()
+    };
+    for attribute in link.attributes {
+        match attribute {
+            LinkAttribute::Address(mac) => found.mac = mac,
+            LinkAttribute::Mtu(mtu) => found.mtu = mtu,
+            _ => {}
         }
-        Ok(None) => Ok(None),
-        Err(error) if is(&error, libc::ENODEV) => Ok(None),
-        Err(error) => Err(error),
     }
+    Ok(Some(found))
+}
+
+/// The addresses of the device.
+pub(super) async fn addresses(handle: &Handle, device: u32) -> Result<Vec<IpAddr>, Error> {
+    let all: Vec<_> = handle.address().get().execute().try_collect().await?;
+    let of_device = all
+        .into_iter()
+        .filter(|message| message.header.index == device);
+    Ok(of_device
+        .flat_map(|message| message.attributes)
+        .filter_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(address),
+            _ => None,
+        })
+        .collect())
 }
 
 pub(super) async fn bring_up(handle: &Handle, device: u32) -> Result<(), Error> {
@@ -100,14 +110,16 @@ pub(super) async fn add_address(
 }
 
 /// A route that [`route_add`] takes; every one carries our protocol number.
-pub(super) struct Route {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
     pub(super) table: u32,
     pub(super) destination: (IpAddr, u8),
     pub(super) way: Way,
     pub(super) metric: Option<u32>,
 }
 
-pub(super) enum Way {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
     Via {
         device: u32,
         gateway: IpAddr,
@@ -204,46 +216,78 @@ pub(super) async fn remove(handle: &Handle, route: RouteMessage) -> Result<(), E
     }
 }
 
-/// Every route of one family, of all tables.
-pub(super) async fn all_routes(handle: &Handle, ipv6: bool) -> Result<Vec<RouteMessage>, Error> {
-    let filter = if ipv6 {
-        RouteMessageBuilder::<Ipv6Addr>::new().build()
-    } else {
-        RouteMessageBuilder::<Ipv4Addr>::new().build()
-    };
-    handle.route().get(filter).execute().try_collect().await
+/// Every route of ours of one family, of all tables, in one answer.
+pub(super) async fn own_routes(handle: &Handle, ipv6: bool) -> Result<Vec<RouteMessage>, Error> {
+    dump(handle, ipv6, |filter| filter.header.protocol = PROTOCOL).await
 }
 
+/// Every route of one table, whoever made it.
 pub(super) async fn routes(
     handle: &Handle,
     ipv6: bool,
     table: u32,
 ) -> Result<Vec<RouteMessage>, Error> {
-    let filter = if ipv6 {
-        RouteMessageBuilder::<Ipv6Addr>::new()
-            .table_id(table)
-            .build()
-    } else {
-        RouteMessageBuilder::<Ipv4Addr>::new()
-            .table_id(table)
-            .build()
-    };
-    let all: Vec<_> = handle.route().get(filter).execute().try_collect().await?;
+    let all = dump(handle, ipv6, |filter| {
+        filter.attributes.push(RouteAttribute::Table(table));
+    })
+    .await?;
     Ok(all
         .into_iter()
         .filter(|route| table_of(route) == table)
         .collect())
 }
 
-fn table_of(route: &RouteMessage) -> u32 {
+/// The kernel filters by what the header has that is not zero (the socket asks for strict checks).
+async fn dump(
+    handle: &Handle,
+    ipv6: bool,
+    narrow: impl FnOnce(&mut RouteMessage),
+) -> Result<Vec<RouteMessage>, Error> {
+    let mut filter = RouteMessage::default();
+    filter.header.address_family = if ipv6 {
+        AddressFamily::Inet6
+    } else {
+        AddressFamily::Inet
+    };
+    narrow(&mut filter);
+    match handle.route().get(filter).execute().try_collect().await {
+        // There is no such table, or the kernel has no IPv6.
+        Err(error) if is(&error, libc::ENOENT) || is(&error, libc::EOPNOTSUPP) => Ok(Vec::new()),
+        found => found,
+    }
+}
+
+pub(super) fn table_of(route: &RouteMessage) -> u32 {
     route
         .attributes
         .iter()
         .find_map(|attribute| match attribute {
-            netlink_packet_route::route::RouteAttribute::Table(table) => Some(*table),
+            RouteAttribute::Table(table) => Some(*table),
             _ => None,
         })
         .unwrap_or(route.header.table.into())
+}
+
+/// The block of addresses that a route is for.
+pub(super) fn destination_of(route: &RouteMessage) -> (IpAddr, u8) {
+    let any = match route.header.address_family {
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    };
+    let address = route.attributes.iter().find_map(|attribute| {
+        let RouteAttribute::Destination(address) = attribute else {
+            return None;
+        };
+        match address {
+            RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+            RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+            _ => None,
+        }
+    });
+    (
+        address.unwrap_or(any),
+        route.header.destination_prefix_length,
+    )
 }
 
 /// What a rule looks at.

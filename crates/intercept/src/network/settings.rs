@@ -9,6 +9,18 @@ use super::DEVICE;
 /// so goes back inside, not onto the wire.
 const REFLECT: [&str; 2] = ["net/ipv4/fwmark_reflect", "net/ipv6/fwmark_reflect"];
 
+/// Those of our own device, which goes with them.
+const OF_DEVICE: [(&str, &str, &str); 7] = [
+    ("ipv4", "src_valid_mark", "1"),
+    // Replies to a socket that is bound to a loopback address.
+    ("ipv4", "route_localnet", "1"),
+    ("ipv6", "disable_ipv6", "0"),
+    ("ipv6", "accept_ra", "0"),
+    ("ipv6", "autoconf", "0"),
+    ("ipv6", "accept_dad", "0"),
+    ("ipv6", "router_solicitations", "0"),
+];
+
 /// Settings with a name, such as `net/ipv4/ip_forward`; best effort: a setting that this kernel
 /// does not have is not needed on it.
 pub(super) fn write(name: &str, value: &str) {
@@ -36,22 +48,28 @@ pub(super) fn apply(runtime: &Path, ipv6: bool) {
             tracing::warn!(file = %kept.display(), error = %error, "old settings not kept");
         }
     }
-    for name in REFLECT {
-        write(name, "1");
+    for (name, value) in wanted(ipv6) {
+        write(&name, value);
     }
-    write(&format!("net/ipv4/conf/{DEVICE}/src_valid_mark"), "1");
-    // Replies to a socket that is bound to a loopback address.
-    write(&format!("net/ipv4/conf/{DEVICE}/route_localnet"), "1");
-    if ipv6 {
-        for setting in [
-            "accept_ra",
-            "autoconf",
-            "accept_dad",
-            "router_solicitations",
-        ] {
-            write(&format!("net/ipv6/conf/{DEVICE}/{setting}"), "0");
-        }
-    }
+}
+
+/// The settings that are not as capture needs them. One that the kernel does not have is left out.
+pub(super) fn lost(ipv6: bool) -> Vec<String> {
+    let differs = |(name, value): &(String, &str)| read(name).is_some_and(|is| is != *value);
+    let lost = wanted(ipv6).filter(differs);
+    lost.map(|(name, _)| name).collect()
+}
+
+fn wanted(ipv6: bool) -> impl Iterator<Item = (String, &'static str)> {
+    let of_device = OF_DEVICE
+        .iter()
+        .filter(move |(family, ..)| ipv6 || *family == "ipv4");
+    let of_device = of_device
+        .map(|(family, name, value)| (format!("net/{family}/conf/{DEVICE}/{name}"), *value));
+    REFLECT
+        .map(|name| (name.to_owned(), "1"))
+        .into_iter()
+        .chain(of_device)
 }
 
 /// Puts back what was there before.
