@@ -76,6 +76,11 @@ impl Running {
         self.output[0].text()
     }
 
+    /// What it has complained about until now.
+    pub fn complained(&self) -> String {
+        self.output[1].text()
+    }
+
     /// Waits for the end; a process that takes longer than `limit` is killed and the test fails.
     pub fn finish(mut self, limit: Duration) -> Finished {
         let status = self.wait(limit);

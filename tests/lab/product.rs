@@ -279,6 +279,11 @@ impl<'lab> Daemon<'lab> {
         }
     }
 
+    /// Takes over a daemon that a test has started with [`Daemon::command`].
+    pub fn adopt(&mut self, server: Running) {
+        self.server = Some(server.stop_with(Signal::SIGTERM));
+    }
+
     /// The daemon's process.
     pub fn process(&mut self) -> &mut Running {
         self.server.as_mut().expect("the daemon was started")

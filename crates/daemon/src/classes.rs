@@ -1,15 +1,16 @@
 //! What each class of apps means: the claims that its processes have in common.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use offramp_intercept::ClassId;
 use offramp_rules::{Claim, Claims, ProfileId};
 use serde::{Deserialize, Serialize};
+
+use crate::files;
 
 const NAME: &str = "classes.json";
 
@@ -104,24 +105,16 @@ impl Classes {
         self.by_number.insert(class, claims);
     }
 
-    /// The file has the old table or the new one, never half.
     fn write(&self) -> io::Result<()> {
         let table: Vec<_> = self.by_number.iter().map(Kept::of).collect();
-        let fresh = self.folder.join("classes.new");
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&fresh)?;
-        file.write_all(&serde_json::to_vec(&table).map_err(io::Error::other)?)?;
-        fs::rename(fresh, self.folder.join(NAME))
+        let text = serde_json::to_vec(&table).map_err(io::Error::other)?;
+        files::write(&self.folder.join(NAME), &text, 0o600)
     }
 }
 
 /// Forgets the classes of earlier runs.
 pub(crate) fn remove(folder: &Path) {
-    let _ = fs::remove_file(folder.join(NAME));
+    files::remove(&folder.join(NAME));
 }
 
 fn read(folder: &Path) -> BTreeMap<ClassId, Claims> {

@@ -2,15 +2,16 @@
 //! ends, also across a restart of the daemon.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use offramp_profile::{Problem, Profile};
 use offramp_rules::ProfileId;
 use serde::{Deserialize, Serialize};
+
+use crate::files;
 
 /// One of them.
 #[derive(Clone)]
@@ -87,19 +88,13 @@ pub(crate) fn load(folder: &Path) -> BTreeMap<ProfileId, Ephemeral> {
 
 /// Forgets one.
 pub(crate) fn forget(folder: &Path, id: &ProfileId) {
-    let _ = fs::remove_file(path(folder, id.as_str()));
+    files::remove(&path(folder, id.as_str()));
 }
 
 fn keep(folder: &Path, kept: &Kept) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     let text = serde_json::to_vec(kept).map_err(io::Error::other)?;
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path(folder, &kept.id))?;
-    file.write_all(&text)
+    files::write(&path(folder, &kept.id), &text, 0o600)
 }
 
 /// The daemon chose the identifier: it is a plain word.

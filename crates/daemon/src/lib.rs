@@ -12,6 +12,7 @@ mod control;
 mod doctor;
 mod ephemeral;
 mod facts;
+mod files;
 mod flows;
 mod keeper;
 mod lockdown;

@@ -1,5 +1,6 @@
 //! Start and stop of the daemon.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use offramp_control::Lifecycle;
-use offramp_intercept::{Capture, ClassId, Sockets};
+use offramp_intercept::{Capture, ClassId, Label, Sockets};
 use offramp_relay::{Limit, serve};
 use offramp_rules::{Identity, Layer, Profile, Profiles, Rule};
 use tokio::net::UnixListener;
@@ -19,7 +20,7 @@ use crate::control::Desk;
 use crate::policy::{Policy, Sources};
 use crate::shared::{Shared, TCP_FLOWS};
 use crate::state::State;
-use crate::{Config, DRAIN, api, classes, ephemeral, keeper, tcp, udp, watcher};
+use crate::{Config, DRAIN, api, classes, ephemeral, files, keeper, tcp, udp, watcher};
 
 /// Ends of UDP sockets that wait to be acted on.
 const CLOSED: usize = 16_384;
@@ -42,8 +43,10 @@ pub async fn run(
     let listener = match prepare(&shared, &state).await {
         Ok(listener) => listener,
         Err(error) => {
-            // What has just been added goes again, unless apps of an earlier run would go direct.
-            if shared.labelled().is_ok_and(|found| found.is_empty()) {
+            // What has just been added goes again, unless apps that an earlier run left refused would
+            // go direct.
+            let is_first = shared.capture.is_first();
+            if is_first && shared.labelled().is_ok_and(|found| found.is_empty()) {
                 let _ = shared.capture.stop().await;
             }
             return Err(error);
@@ -87,7 +90,7 @@ pub(crate) fn make_runtime(config: &Config) -> anyhow::Result<()> {
         .with_context(|| format!("cannot make the folder {folder}"))?;
     fs::set_permissions(&config.runtime, fs::Permissions::from_mode(0o755))
         .with_context(|| format!("cannot open the folder {folder} to clients"))?;
-    fs::write(config.name_file(), &config.instance)
+    files::write(&config.name_file(), config.instance.as_bytes(), 0o644)
         .with_context(|| format!("cannot write into the folder {folder}"))
 }
 
@@ -104,17 +107,24 @@ async fn prepare(shared: &Arc<Shared>, state: &State) -> anyhow::Result<UnixList
 
 /// Removes what a daemon that is no longer there left on the machine.
 pub async fn uninstall(mut config: Config) -> anyhow::Result<()> {
-    if let Ok(instance) = fs::read_to_string(config.name_file()) {
-        config.instance = instance.trim().to_owned();
+    let named = fs::read_to_string(config.name_file()).unwrap_or_default();
+    if !named.trim().is_empty() {
+        config.instance = named.trim().to_owned();
     }
     Capture::uninstall(&config.capture())
         .await
         .context("cannot remove everything")?;
     let _ = fs::remove_file(config.socket());
-    let _ = fs::remove_file(config.name_file());
+    forget(&config);
+    Ok(())
+}
+
+/// Removes the files of an instance that has ended.
+fn forget(config: &Config) {
     let _ = fs::remove_dir_all(config.ephemeral());
     classes::remove(&config.runtime);
-    Ok(())
+    // Last: it tells whose all the rest is.
+    files::remove(&config.name_file());
 }
 
 /// Before anything is written: what the machine lacks would undo it.
@@ -211,10 +221,19 @@ pub(crate) async fn restore(shared: &Shared) -> anyhow::Result<()> {
     let left = "cannot read what an earlier run left";
     let labelled = shared.labelled().context(left)?;
     let known = shared.capture.known_classes().context(left)?;
+    // What a program was before it was asked about says what it inherits.
+    let before: BTreeSet<ClassId> = labelled
+        .values()
+        .flatten()
+        .filter_map(|process| match process.label {
+            Label::Undecided { from, .. } => from,
+            Label::Class(_) => None,
+        })
+        .collect();
     let (used, unused): (Vec<_>, Vec<_>) = known
         .into_iter()
         .filter(|class| *class != ClassId::UNDECIDED)
-        .partition(|class| labelled.contains_key(class));
+        .partition(|class| labelled.contains_key(class) || before.contains(class));
     for class in unused {
         let removed = shared.capture.remove_class(class).await;
         removed.context("cannot remove an old class")?;
@@ -324,9 +343,7 @@ async fn finish(
         .stop()
         .await
         .context("cannot remove everything that was added")?;
-    let _ = fs::remove_dir_all(shared.config.ephemeral());
-    let _ = fs::remove_file(shared.config.name_file());
-    classes::remove(&shared.config.runtime);
+    forget(&shared.config);
     tracing::info!("stopped");
     Ok(())
 }

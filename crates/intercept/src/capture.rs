@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +53,7 @@ pub struct Capture {
     health: Health,
     returning: Returning,
     pins: PathBuf,
+    is_first: bool,
     _claim: Claim,
 }
 
@@ -72,10 +73,12 @@ impl Capture {
             return Err(StartError::Elsewhere(config.instance.clone()));
         }
         let is_first = !pins(config).exists();
-        let started = Self::build(config, claim).await;
-        if started.is_err() && is_first {
+        let mut started = Self::build(config, claim).await;
+        match &mut started {
+            Ok((capture, _)) => capture.is_first = is_first,
             // Nobody was labelled yet: what has been added so far goes again.
-            let _ = Self::remove(config).await;
+            Err(_) if is_first => drop(Self::remove(config).await),
+            Err(_) => {}
         }
         started
     }
@@ -90,7 +93,7 @@ impl Capture {
         let namespace = Arc::new(Namespace::open_or_create(&path).map_err(failed)?);
         let network = Network::start(&namespace, &config.runtime).await?;
         let changes = network.watch(&namespace)?;
-        let ipv6 = std::path::Path::new("/proc/net/if_inet6").exists();
+        let ipv6 = Path::new("/proc/net/if_inet6").exists();
         let (sockets, descriptors) =
             Sockets::open(&namespace, ipv6).map_err(StartError::Sockets)?;
         let (maps, returning, pins) = load(config, &network, &namespace, descriptors)?;
@@ -109,10 +112,16 @@ impl Capture {
             health: Health::default(),
             returning,
             pins,
+            is_first: true,
             _claim: claim,
         };
         capture.refresh().await?;
         Ok((capture, sockets))
+    }
+
+    /// Whether no earlier run had left anything: nobody is refused who would not be without this one.
+    pub fn is_first(&self) -> bool {
+        self.is_first
     }
 
     /// Says that the daemon is well; to be called several times within [`Config::patience`].
@@ -142,12 +151,12 @@ impl Capture {
         let mut classes = self.classes.lock().await;
         classes.remove(&id);
         self.approvals.lock().await.remove(&id);
-        self.maps.clear_class(id)?;
         self.network.lock().await.tables().remove_class(id).await?;
         for target in self.maps.approved(id) {
             self.maps.disapprove(id, target)?;
         }
-        Ok(())
+        // Last: of one that is cut short the next start knows that it was there.
+        Ok(self.maps.clear_class(id)?)
     }
 
     /// Lets a class reach `target` directly, beyond what [`Class::direct`] lists. Of too many the
@@ -284,15 +293,10 @@ impl Capture {
             path: path.clone(),
             source,
         };
-        programs::unpin(&pins(config)).map_err(failed)?;
+        // The programs go last: as long as they are there all apps are refused.
         Network::uninstall(&config.runtime).await?;
-        if Namespace::exists(&path) {
-            Namespace::open_or_create(&path)
-                .map_err(failed)?
-                .remove()
-                .map_err(failed)?;
-        }
-        Ok(())
+        Namespace::remove_at(&path).map_err(failed)?;
+        release(&pins(config)).map_err(failed)
     }
 
     /// Removes everything that was added to the machine. Apps that are still labelled go direct
@@ -302,9 +306,11 @@ impl Capture {
             path: self.pins.clone(),
             source,
         };
-        programs::unpin(&self.pins).map_err(failed)?;
+        // From here on nothing begins; the programs go last, as in `remove`.
+        self.maps.beat(0)?;
         self.network.lock().await.stop().await?;
-        self.namespace.remove().map_err(failed)
+        self.namespace.remove().map_err(failed)?;
+        release(&self.pins).map_err(failed)
     }
 
     async fn apply(
@@ -346,6 +352,12 @@ impl Capture {
 const STAND_IN_V6: [u16; 5] = [0x2001, 2, 0, 0x53, 1];
 /// The stand-in of ::1, as the kernel programs have it.
 const STAND_IN_LOOPBACK: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0x53, 0, 0, 0, 1);
+
+/// Lets all apps go, each class at once with all that it does, and then removes the programs.
+fn release(pins: &Path) -> io::Result<()> {
+    Maps::release_classes(pins);
+    programs::unpin(pins)
+}
 
 fn pins(config: &Config) -> PathBuf {
     config.bpffs.join("offramp").join(&config.instance)

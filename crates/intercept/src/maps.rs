@@ -179,6 +179,22 @@ impl Maps {
         put(&self.classes, "classes", &key, bytes(&entry))
     }
 
+    /// Lets the processes of all classes go: each is free or refused, with all that it does and
+    /// starts. Where the map is gone, so are those who look into it.
+    pub(crate) fn release_classes(pins: &Path) {
+        let Ok(classes) = open(pins, "classes") else {
+            return;
+        };
+        for (key, class) in defined(&classes) {
+            let free = types::class {
+                flags: CLASS_TRACKED,
+                ..class
+            };
+            // What cannot be told is free when the programs are gone.
+            let _ = put(&classes, "classes", &key, bytes(&free));
+        }
+    }
+
     fn class(&self, id: ClassId) -> Result<types::class, MapError> {
         let key = u32::from(id.number());
         Ok(get(&self.classes, "classes", &key)?.unwrap_or_default())
@@ -186,13 +202,10 @@ impl Maps {
 
     /// The classes that are defined, those of an earlier run among them.
     pub(crate) fn classes(&self) -> Result<Vec<ClassId>, MapError> {
-        let mut found = Vec::new();
-        for id in (1..=ClassId::LIMIT).filter_map(ClassId::new) {
-            if self.class(id)?.mark != 0 {
-                found.push(id);
-            }
-        }
-        Ok(found)
+        let known = defined(&self.classes).into_iter();
+        Ok(known
+            .filter_map(|(key, _)| ClassId::new(u16::try_from(key).ok()?))
+            .collect())
     }
 
     pub(crate) fn set_label(
@@ -333,6 +346,22 @@ impl Maps {
             .filter_map(|bytes| value::<u64>(bytes))
             .sum()
     }
+}
+
+/// The classes that have a mark, [`ClassId::UNDECIDED`] among them; in one call where the kernel can.
+fn defined(classes: &MapHandle) -> Vec<(u32, types::class)> {
+    let size = classes.max_entries();
+    let all = classes.lookup_batch(size, MapFlags::ANY, MapFlags::ANY);
+    let rows = all.into_iter().flatten();
+    let mut rows: Vec<_> = rows
+        .filter_map(|(key, row)| Some((value(&key)?, value::<types::class>(&row)?)))
+        .collect();
+    if u32::try_from(rows.len()) != Ok(size) {
+        let one = |key| Some((key, get(classes, "classes", &key).ok()??));
+        rows = (0..size).filter_map(one).collect();
+    }
+    rows.retain(|(_, class)| class.mark != 0);
+    rows
 }
 
 fn identity(owner: types::owner) -> Option<Identity> {

@@ -70,8 +70,18 @@ impl Namespace {
 
     /// Lets go of the mount; the namespace ends with its last socket.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        umount2(&self.path, MntFlags::MNT_DETACH)?;
-        fs::remove_file(&self.path)
+        Self::remove_at(&self.path)
+    }
+
+    /// The same for what an earlier run left, whole or not.
+    pub(crate) fn remove_at(path: &Path) -> io::Result<()> {
+        if Self::exists(path) {
+            umount2(path, MntFlags::MNT_DETACH)?;
+        }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
     }
 }
 

@@ -254,15 +254,7 @@ fn renew(
 
 /// Removes every pin: the kernel detaches the programs with the last reference.
 pub(crate) fn unpin(pins: &Path) -> io::Result<()> {
-    // What labels and marks goes first, the guard last: what is labelled sends nothing past the
-    // proxy while the rest goes.
-    const LAST: [&str; 2] = ["on_egress", "deliver"];
     let links = pins.join("links");
-    for link in entries(&links)? {
-        if !LAST.iter().any(|last| link.ends_with(last)) {
-            fs::remove_file(link)?;
-        }
-    }
     for folder in [&links, pins] {
         for pin in entries(folder)? {
             fs::remove_file(pin)?;

@@ -9,14 +9,17 @@ mod hold;
 mod many;
 mod socket;
 mod starts;
+mod traffic;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 
 const USAGE: &str = "offramp-probe tcp|udp [OPTION…] TARGET…, upload|download|ends-first TARGET \
                      BYTES, open|short COUNT TARGET…, starts same|fresh|replaced COUNT PROGRAM, \
-                     hold TARGET TARGET6 UDP-TARGET";
+                     hold TARGET TARGET6 UDP-TARGET, traffic MILLISECONDS BANNER UDP-ECHO NAME:PORT \
+                     [COMMAND…]";
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -56,6 +59,19 @@ fn main() -> anyhow::Result<()> {
             };
             let count = count.parse().context("a number of starts")?;
             starts::starts(way, count, program.as_ref())
+        }
+        "traffic" => {
+            let [patience, banner, echo, name, commands @ ..] = rest else {
+                bail!(USAGE)
+            };
+            let traffic = traffic::Traffic {
+                patience: Duration::from_millis(patience.parse().context("milliseconds")?),
+                banner: address(banner)?,
+                echo: address(echo)?,
+                name: name.clone(),
+                commands: commands.to_vec(),
+            };
+            traffic.go_on()
         }
         "open" | "short" => {
             let Some((count, targets)) = rest.split_first() else {

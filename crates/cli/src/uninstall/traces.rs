@@ -21,6 +21,7 @@ impl Traces {
         let instance = instance
             .map(str::to_owned)
             .or_else(|| written.map(|name| name.trim().to_owned()))
+            .filter(|name| !name.is_empty())
             .unwrap_or_else(|| "default".into());
         Self {
             pins: Some(Path::new(PINS).join(instance)).filter(|path| path.exists()),

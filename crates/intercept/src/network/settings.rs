@@ -44,7 +44,10 @@ pub(super) fn apply(runtime: &Path, ipv6: bool) {
     let kept = kept(runtime);
     if !kept.exists() {
         let before: Vec<_> = REFLECT.map(|name| read(name).unwrap_or_default()).into();
-        if let Err(error) = fs::write(&kept, before.join("\n")) {
+        // Whole or not at all: what is missing would not be put back.
+        let fresh = kept.with_extension("new");
+        let written = fs::write(&fresh, before.join("\n")).and_then(|()| fs::rename(&fresh, &kept));
+        if let Err(error) = written {
             tracing::warn!(file = %kept.display(), error = %error, "old settings not kept");
         }
     }
@@ -75,6 +78,7 @@ fn wanted(ipv6: bool) -> impl Iterator<Item = (String, &'static str)> {
 /// Puts back what was there before.
 pub(super) fn restore(runtime: &Path) {
     let kept = kept(runtime);
+    let _ = fs::remove_file(kept.with_extension("new"));
     let Ok(before) = fs::read_to_string(&kept) else {
         return;
     };

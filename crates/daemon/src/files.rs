@@ -1,0 +1,33 @@
+//! Files that are whole or not there, whenever the daemon is killed.
+
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Replaces what is in `path`: readers see the old text or the new one. A power failure may undo it.
+pub(crate) fn write(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
+    let fresh = fresh(path);
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(&fresh)?;
+    file.write_all(text)?;
+    fs::rename(fresh, path)
+}
+
+/// Removes what [`write`] has written, also where that was cut short.
+pub(crate) fn remove(path: &Path) {
+    let _ = fs::remove_file(fresh(path));
+    let _ = fs::remove_file(path);
+}
+
+/// Where a text is until it is whole.
+fn fresh(path: &Path) -> PathBuf {
+    let mut name: OsString = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
+}

@@ -1,0 +1,431 @@
+//! A machine with apps and neighbours that go on whatever happens to the daemon.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::sys::signal::Signal;
+use offramp_tests::addresses::{CLIENT, PROXY, target};
+use offramp_tests::{
+    Capture, Daemon, Lab, PROFILE, Running, Transport, User, binary, build_first, copy_probe, port,
+    wait_until,
+};
+use serde_json::json;
+
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+/// What managed programs reach, and nobody else.
+const MANAGED: u8 = 1;
+/// What unmanaged programs reach.
+const UNMANAGED: u8 = 2;
+/// What an app reaches that is let go in the end.
+const LET_GO: u8 = 3;
+/// What names below `wild.test` stand for.
+const WILD: u8 = 13;
+
+/// Numbers by chance, the same for the same `OFFRAMP_SEED`.
+pub(crate) struct Chance {
+    pub(crate) seed: u64,
+    state: u64,
+}
+
+impl Chance {
+    pub(crate) fn new() -> Self {
+        let given = std::env::var("OFFRAMP_SEED").ok();
+        let seed = given.map_or_else(
+            || {
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+                now.expect("it is later than 1970").as_secs()
+            },
+            |given| given.parse().expect("OFFRAMP_SEED is a number"),
+        );
+        eprintln!("OFFRAMP_SEED={seed}");
+        Self { seed, state: seed }
+    }
+
+    /// SplitMix64.
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = self.state;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (word ^ (word >> 31)) % limit
+    }
+
+    /// Lets up to `most` go by.
+    pub(crate) fn wait(&mut self, most: Duration) {
+        let most = u64::try_from(most.as_micros()).expect("less than a lifetime");
+        std::thread::sleep(Duration::from_micros(self.below(most.max(1))));
+    }
+}
+
+pub(crate) struct World<'lab> {
+    pub(crate) lab: &'lab Lab,
+    pub(crate) daemon: Daemon<'lab>,
+    directory: PathBuf,
+    changes: u64,
+}
+
+impl<'lab> World<'lab> {
+    pub(crate) fn new(lab: &'lab Lab) -> Self {
+        let directory = lab.directory().join("programs");
+        std::fs::create_dir_all(&directory).expect("the lab's directory is ours");
+        for (name, transport, number) in [
+            ("plain", Transport::Tcp, UNMANAGED),
+            ("known", Transport::Tcp, MANAGED),
+            ("datagram", Transport::Udp, MANAGED),
+            ("wrapped", Transport::Tcp, MANAGED),
+        ] {
+            let port = match transport {
+                Transport::Udp => port::ECHO,
+                _ => port::BANNER,
+            };
+            let target = SocketAddrV4::new(target(number), port);
+            build_first(&directory.join(name), transport, target);
+        }
+        std::fs::copy(copy_probe(lab, "ruled"), directory.join("ruled")).expect("it is ours");
+        let daemon = Daemon::prepare(lab);
+        let world = Self {
+            lab,
+            daemon,
+            directory,
+            changes: 0,
+        };
+        let rules = ["known", "datagram", "ruled"].map(|name| world.program(name));
+        let rules = rules.map(|path| json!({ "SigningIdentifier": format!("exe:{path}") }));
+        let mut profile = Daemon::profile();
+        profile["Payload"]["AppRules"] = rules.to_vec().into();
+        world
+            .daemon
+            .write("policies/managed/0.json", &profile.to_string());
+        world
+    }
+
+    fn program(&self, name: &str) -> String {
+        self.directory.join(name).display().to_string()
+    }
+
+    /// From here on rules name nothing: a stop removes everything where no app runs.
+    pub(crate) fn name_no_apps(&self) {
+        let profile = Daemon::profile().to_string();
+        self.daemon.write("policies/managed/0.json", &profile);
+    }
+
+    /// Starts the daemon until it is connected, and says how long it took until it listened.
+    pub(crate) fn start_whole(&mut self) -> Duration {
+        let begin = Instant::now();
+        let mut running = Running::start(self.daemon.command());
+        self.wait_for_socket(&mut running);
+        let took = begin.elapsed();
+        self.daemon.adopt(running);
+        took
+    }
+
+    /// Kills what [`World::start_whole`] has started.
+    pub(crate) fn kill(&mut self) {
+        self.daemon.process().signal(Signal::SIGKILL);
+        let daemon = self.daemon.process();
+        wait_until("the daemon is gone", LIMIT, || !daemon.is_running());
+    }
+
+    pub(crate) fn wait_for_socket(&self, daemon: &mut Running) {
+        wait_until("the daemon listens", LIMIT, || {
+            assert!(
+                daemon.is_running(),
+                "the daemon ended: {}",
+                daemon.complained()
+            );
+            UnixStream::connect(self.daemon.socket()).is_ok()
+        });
+    }
+
+    /// Puts other profiles beside the one that matters, in one of the ways that there are.
+    pub(crate) fn change(&mut self, chance: &mut Chance, daemon: &Running) -> Option<Running> {
+        self.changes += 1;
+        let mut profile = Daemon::profile();
+        profile["Identifier"] = "test.more".into();
+        profile["Order"] = 2000.into();
+        let rules = ["other", "ruled", "plainer"].into_iter();
+        let rules = rules
+            .take(chance.below(4) as usize)
+            .map(|name| json!({ "SigningIdentifier": format!("exe:{}", self.program(name)) }));
+        profile["Payload"]["AppRules"] = rules.collect();
+        let routes = (0..chance.below(50)).map(|number| json!(format!("192.0.2.{number}/32")));
+        profile["Payload"]["NetworkRouting"]["ExcludedRoutes"] = routes.collect();
+        let text = profile.to_string();
+        match chance.below(4) {
+            0 => {
+                let _ = std::fs::remove_file(self.daemon.config("policies/managed/more.json"));
+                daemon.signal(Signal::SIGHUP);
+                None
+            }
+            1 => {
+                let file = self.lab.directory().join("more.json");
+                std::fs::write(&file, text).expect("the directory is ours");
+                let mut install = self.lab.client().command(binary("offramp"));
+                install.arg("--socket").arg(self.daemon.socket());
+                install.args(["profile", "install"]).arg(file);
+                Some(Running::start(install))
+            }
+            _ => {
+                self.daemon.write("policies/managed/more.json", &text);
+                daemon.signal(Signal::SIGHUP);
+                None
+            }
+        }
+    }
+
+    /// Looks whether all works: commands are relayed, and the daemon finds nothing wrong.
+    pub(crate) fn inspect(&mut self) {
+        let status = self.daemon.offramp(&["status", "--wait", "20"]);
+        assert!(status.status.success(), "{status}");
+        let app = self
+            .daemon
+            .run(&["curl", "-sS", "http://203.0.113.11/"])
+            .success();
+        assert!(app.contains(&format!("peer={PROXY}:")), "{app}");
+        let doctor = self.daemon.offramp(&["doctor", "--json"]).stdout;
+        assert!(!doctor.contains("\"failure\""), "{doctor}");
+    }
+
+    /// Ends the last daemon and what it left, after a clean start and stop with no app named.
+    pub(crate) fn end(&mut self) {
+        let ended = self.daemon.stop();
+        assert!(ended.status.success(), "{ended}");
+        let _ = std::fs::remove_file(self.daemon.config("policies/managed/more.json"));
+        let _ = std::fs::remove_file(self.daemon.config("policies/managed/test.more.json"));
+        self.name_no_apps();
+        self.start_whole();
+        self.inspect();
+        let ended = self.daemon.stop();
+        assert!(ended.status.success(), "{ended}");
+    }
+
+    /// Has `offramp uninstall` remove what is there.
+    pub(crate) fn uninstall(&self) {
+        let said = self.daemon.offramp(&["uninstall"]);
+        assert!(said.status.success(), "{said}");
+    }
+
+    /// Programs that are nobody's business.
+    pub(crate) fn begin_neighbours(&self) -> Traffic<'lab> {
+        let neighbour = self.traffic(binary("offramp-probe").into(), UNMANAGED, "v4.test:2001");
+        let plain = self.program("plain");
+        Traffic::begin(self.lab, vec![("unmanaged", with(neighbour, [plain]))])
+    }
+
+    /// The same, and apps of every sort.
+    pub(crate) fn begin_traffic(&self) -> Traffic<'lab> {
+        let name = "managed.wild.test:2001";
+        let run = format!(
+            "{} --socket {} run --quiet --profile {PROFILE} -- {}",
+            binary("offramp").display(),
+            self.daemon.socket().display(),
+            self.program("wrapped")
+        );
+        let starts = [
+            self.program("plain"),
+            self.program("known"),
+            self.program("datagram"),
+            run,
+        ];
+        let neighbour = self.traffic(binary("offramp-probe").into(), UNMANAGED, "v4.test:2001");
+        let ruled = self.traffic(self.program("ruled").into(), MANAGED, name);
+        let mut wrapped = self.daemon.command_as(User::Root, &self.program_of_all());
+        self.arguments(&mut wrapped, MANAGED, name);
+        let child = [self.program("wrapped")];
+        Traffic::begin(
+            self.lab,
+            vec![
+                ("unmanaged", with(neighbour, starts)),
+                ("ruled", with(ruled, child.clone())),
+                ("wrapped", with(wrapped, child)),
+            ],
+        )
+    }
+
+    fn program_of_all(&self) -> String {
+        binary("offramp-probe").display().to_string()
+    }
+
+    fn traffic(&self, program: PathBuf, number: u8, name: &str) -> Command {
+        let mut command = self.lab.client().command(program);
+        self.arguments(&mut command, number, name);
+        command
+    }
+
+    fn arguments(&self, command: &mut Command, number: u8, name: &str) {
+        let patience = if number == MANAGED { "1000" } else { "20000" };
+        command.args(["traffic", patience]);
+        for port in [port::BANNER, port::ECHO] {
+            command.arg(format!("{}:{port}", target(number)));
+        }
+        command.arg(name);
+    }
+
+    /// An app that tries at a word.
+    pub(crate) fn begin_app(&self) -> App {
+        let mut command = self.daemon.command_as(User::Root, "sh");
+        let probe = self.program_of_all();
+        let to = |port: u16| SocketAddr::from((target(LET_GO), port));
+        let script = format!(
+            "while read round; do {probe} tcp {} 2>&1; {probe} udp {} 2>&1; echo done; done",
+            to(port::BANNER),
+            to(port::ECHO),
+        );
+        command.args(["-c", &script]).stdin(Stdio::piped());
+        let mut shell = Running::start(command);
+        let input = shell.input();
+        App { shell, input }
+    }
+}
+
+/// How far an app comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    Gateway,
+    Nowhere,
+    Direct,
+    /// Not the same for all that it tries.
+    Mixed,
+}
+
+pub(crate) struct App {
+    shell: Running,
+    input: ChildStdin,
+}
+
+impl App {
+    /// Lets it try TCP and UDP once.
+    pub(crate) fn ask(&mut self, lab: &Lab) -> Reach {
+        let said = |shell: &Running| shell.said().matches("done\n").count();
+        let before = said(&self.shell);
+        lab.servers().forget();
+        self.input.write_all(b"?\n").expect("the shell waits");
+        wait_until("the app has tried", LIMIT, || {
+            assert!(self.shell.is_running(), "the app is gone");
+            said(&self.shell) > before
+        });
+        let seen = lab.servers().seen();
+        let of = |peer: IpAddr| {
+            let mut ports: Vec<_> = seen
+                .iter()
+                .filter(|seen| seen.peer.ip() == peer && seen.target.ip() == target(LET_GO))
+                .map(|seen| seen.target.port())
+                .collect();
+            ports.sort_unstable();
+            ports.dedup();
+            ports.len()
+        };
+        match (of(CLIENT.into()), of(PROXY.into())) {
+            (0, 0) => Reach::Nowhere,
+            (0, 2) => Reach::Gateway,
+            (2, 0) => Reach::Direct,
+            _ => Reach::Mixed,
+        }
+    }
+}
+
+fn with(mut command: Command, commands: impl IntoIterator<Item = String>) -> Command {
+    command.args(commands).stdin(Stdio::piped());
+    command
+}
+
+/// Programs at work, and what is on the wire meanwhile.
+pub(crate) struct Traffic<'lab> {
+    wire: Capture<'lab>,
+    running: Vec<(&'static str, ChildStdin, Running)>,
+}
+
+impl<'lab> Traffic<'lab> {
+    fn begin(lab: &'lab Lab, commands: Vec<(&'static str, Command)>) -> Self {
+        // Of what is managed, and of what only ever goes between the app and the daemon, nothing
+        // is ever on the wire.
+        let wire = lab.capture_only(&format!(
+            "host {} or host {} or net 198.18.0.0/15 or net 240.0.0.0/4 or ip6 net 2001:2::/48",
+            target(MANAGED),
+            target(WILD)
+        ));
+        let running = commands.into_iter().map(|(label, command)| {
+            let mut running = Running::start(command);
+            // Whoever has to ask the daemon first has done so.
+            wait_until("the program is at work", LIMIT, || {
+                assert!(
+                    running.is_running(),
+                    "{label} ended: {}",
+                    running.complained()
+                );
+                let line = std::fs::read(format!("/proc/{}/cmdline", running.id()));
+                let line = line.unwrap_or_default();
+                line.split(|byte| *byte == 0).nth(1) == Some(b"traffic")
+            });
+            (label, running.input(), running)
+        });
+        let running = running.collect();
+        Self { wire, running }
+    }
+
+    /// Ends the programs and holds what they say, and the wire, to what was promised. Returns the
+    /// figures.
+    pub(crate) fn end(self, lab: &Lab) -> String {
+        let mut figures = Vec::new();
+        for (label, input, mut running) in self.running {
+            assert!(
+                running.is_running(),
+                "{label} ended: {}",
+                running.complained()
+            );
+            drop(input);
+            let said = running.finish(LIMIT).success();
+            let ends: BTreeMap<String, usize> =
+                serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
+            for (end, count) in &ends {
+                assert!(
+                    is_promised(label, end),
+                    "{label}: {count} times {end}: {ends:?}"
+                );
+            }
+            figures.push(format!("{label}: {ends:?}"));
+        }
+        self.wire.packets().assert_only(|_| false);
+        let queries = lab.names().queries();
+        let leaked = |query: &&String| query.contains("managed.") && query.contains("10.90.1.2");
+        assert_eq!(queries.iter().find(leaked), None, "a name was on the wire");
+        figures.join("; ")
+    }
+}
+
+/// Whether an exchange may end in this way.
+fn is_promised(label: &str, end: &str) -> bool {
+    let (direct, started) = (CLIENT.to_string(), end.starts_with("start "));
+    let ended = end.rsplit(' ').next().unwrap_or_default();
+    match (label, started) {
+        ("unmanaged", true) if end.starts_with("start plain ") => ended == "1",
+        ("unmanaged", true) if end.starts_with("start offramp ") => ended != direct,
+        ("unmanaged", false) => ended == direct,
+        // 1: seen directly.
+        (_, true) => ended != "1" && ended != "killed",
+        _ => ended != direct,
+    }
+}
+
+/// Prints the number of the network namespace: SO_NETNS_COOKIE of a socket.
+const COOKIE: &str =
+    "import socket; print(int.from_bytes(socket.socket().getsockopt(1, 71, 8), \"little\"))";
+
+/// What an installation could leave on the machine: devices, rules, routes, pins, mounts, settings,
+/// files.
+pub(crate) fn left(lab: &Lab) -> String {
+    let runtime = lab.directory().display().to_string();
+    lab.client().sh(&format!(
+        "ip -brief link | cut -d' ' -f1; ip rule; ip -6 rule; ip route show table all proto 198
+         ip -6 route show table all proto 198; ip -brief addr show dev lo
+         find /sys/fs/bpf -mindepth 1; findmnt -rno TARGET
+         ls /run/offramp-$(python3 -c '{COOKIE}').lock 2>/dev/null || true
+         find {runtime} -path '*/runtime/*'
+         sysctl -a 2>/dev/null | grep -E 'fwmark_reflect|src_valid_mark|rp_filter'"
+    ))
+}
