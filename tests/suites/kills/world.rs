@@ -212,7 +212,7 @@ impl<'lab> World<'lab> {
 
     /// Programs that are nobody's business.
     pub(crate) fn begin_neighbours(&self) -> Traffic<'lab> {
-        let neighbour = self.traffic(binary("offramp-probe").into(), UNMANAGED, "v4.test:2001");
+        let neighbour = self.traffic(binary("offramp-probe"), UNMANAGED, "v4.test:2001");
         let plain = self.program("plain");
         Traffic::begin(self.lab, vec![("unmanaged", with(neighbour, [plain]))])
     }
@@ -232,7 +232,7 @@ impl<'lab> World<'lab> {
             self.program("datagram"),
             run,
         ];
-        let neighbour = self.traffic(binary("offramp-probe").into(), UNMANAGED, "v4.test:2001");
+        let neighbour = self.traffic(binary("offramp-probe"), UNMANAGED, "v4.test:2001");
         let ruled = self.traffic(self.program("ruled").into(), MANAGED, name);
         let mut wrapped = self.daemon.command_as(User::Root, &self.program_of_all());
         self.arguments(&mut wrapped, MANAGED, name);
