@@ -115,6 +115,23 @@ impl Lab {
         self.directory.path()
     }
 
+    /// Joins the client to the router once more, as 10.`net`.1.2 and fd00:`net`:1::2 by `device`;
+    /// no route leads out by it yet.
+    pub fn add_cable(&self, name: &str, device: &str, net: u8) {
+        let holder = self.client.holder();
+        self.router.sh(&format!(
+            "ip link add {name} type veth peer name {device} netns {holder}
+             ip addr add 10.{net}.1.1/24 dev {name}
+             ip addr add fd00:{net}:1::1/64 dev {name} nodad
+             ip link set {name} up"
+        ));
+        self.client.sh(&format!(
+            "ip addr add 10.{net}.1.2/24 dev {device}
+             ip addr add fd00:{net}:1::2/64 dev {device} nodad
+             ip link set {device} up"
+        ));
+    }
+
     /// Starts to record what is on the wire between the client and the router.
     pub fn capture(&self) -> Capture<'_> {
         self.capture_only("")

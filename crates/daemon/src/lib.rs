@@ -21,6 +21,7 @@ mod policy;
 mod publish;
 mod recognise;
 mod reload;
+mod roam;
 mod shared;
 mod start;
 mod state;

@@ -20,7 +20,7 @@ use crate::control::Desk;
 use crate::policy::{Policy, Sources};
 use crate::shared::{Shared, TCP_FLOWS};
 use crate::state::State;
-use crate::{Config, DRAIN, api, classes, ephemeral, files, keeper, tcp, udp, watcher};
+use crate::{Config, DRAIN, api, classes, ephemeral, files, keeper, roam, tcp, udp, watcher};
 
 /// Ends of UDP sockets that wait to be acted on.
 const CLOSED: usize = 16_384;
@@ -280,6 +280,7 @@ fn begin(
     tasks.spawn(keeper::beat(Arc::clone(shared), work.clone()));
     tasks.spawn(keeper::follow_states(Arc::clone(shared), work.clone()));
     tasks.spawn(watcher::follow_network(Arc::clone(shared), work.clone()));
+    tasks.spawn(roam::follow_sleep(Arc::clone(shared), work.clone()));
     tasks.spawn(keeper::follow_events(
         Arc::clone(shared),
         closed,

@@ -113,16 +113,11 @@ impl Watcher {
     async fn refresh(&self) {
         let shared = &self.shared;
         match shared.capture.refresh().await {
-            Ok(true) => {
-                for active in shared.policy().active.values() {
-                    if let Ok(upstream) = active.link().upstream() {
-                        upstream.probe();
-                    }
-                }
-                shared.changed.notify_one();
-            }
+            Ok(true) => shared.changed.notify_one(),
             Ok(false) => {}
             Err(error) => tracing::warn!(error = crate::chain(&error), "network not surveyed"),
         }
+        // Routes change without addresses.
+        shared.follow_ways();
     }
 }

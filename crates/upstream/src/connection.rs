@@ -18,6 +18,7 @@ use crate::config::Endpoint;
 use crate::error::ConnectError;
 use crate::health::Board;
 use crate::tls;
+use crate::way::Ends;
 
 /// One app may be this far behind; throughput is at most this much per round trip.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -41,6 +42,8 @@ const PING_IDLE: Duration = Duration::from_secs(30);
 const PONG: Duration = Duration::from_secs(20);
 /// The same after the network has changed.
 const PONG_HURRY: Duration = Duration::from_secs(10);
+/// The same while the machine has not got the connection's own address: it may come back.
+const PONG_GONE: Duration = Duration::from_secs(5);
 /// Without an answer for so long no new stream is opened on it until one comes.
 const DOUBT: Duration = Duration::from_secs(2);
 
@@ -54,6 +57,30 @@ impl Connection {
     /// Whether it takes new streams, as far as their number allows.
     pub(crate) fn is_usable(&self) -> bool {
         !self.vitals.draining.load(Ordering::Acquire)
+    }
+
+    /// The network has changed: asks for a sign of life. Where packets to the server take another
+    /// way now it is doubted until that comes; says whether it is.
+    pub(crate) fn follow(&self) -> bool {
+        let vitals = &self.vitals;
+        let moved = vitals.ends.as_ref().is_some_and(Ends::is_moved);
+        let gone = moved && vitals.ends.as_ref().is_some_and(Ends::is_gone);
+        vitals.gone.store(gone, Ordering::Release);
+        if moved {
+            self.doubt();
+        } else {
+            vitals.ping.notify_one();
+        }
+        moved
+    }
+
+    /// Opens no streams on it until it has answered a ping; those that are being opened are opened
+    /// elsewhere.
+    pub(crate) fn doubt(&self) {
+        self.vitals.suspect.store(true, Ordering::Release);
+        self.vitals.hurry.store(true, Ordering::Release);
+        self.vitals.ping.notify_one();
+        self.vitals.doubted.notify_waiters();
     }
 
     /// Takes no new streams from now on, and closes once its streams have ended.
@@ -73,6 +100,11 @@ pub(crate) struct Vitals {
     pub(crate) suspect: AtomicBool,
     /// The network has changed: little patience.
     pub(crate) hurry: AtomicBool,
+    /// The machine has not got its own address any more: less patience.
+    pub(crate) gone: AtomicBool,
+    /// Tells opens that wait for an answer that it may never come.
+    pub(crate) doubted: Notify,
+    pub(crate) ends: Option<Ends>,
     /// Asks for a ping now.
     pub(crate) ping: Notify,
     /// Lets the connection close once its streams have ended.
@@ -104,6 +136,7 @@ pub(crate) async fn establish(
     board: Arc<Board>,
 ) -> Result<(Connection, Driver), ConnectError> {
     let server = || endpoint.name.to_string();
+    let ends = Ends::of(stream.get_ref().0);
     let received = Arc::new(AtomicU64::new(0));
     let stream = Counted {
         stream,
@@ -124,6 +157,9 @@ pub(crate) async fn establish(
         draining: AtomicBool::new(false),
         suspect: AtomicBool::new(false),
         hurry: AtomicBool::new(false),
+        gone: AtomicBool::new(false),
+        doubted: Notify::new(),
+        ends,
         ping: Notify::new(),
         retire: CancellationToken::new(),
         board,
@@ -254,9 +290,13 @@ async fn answered(
     let mut seen = received.load(Ordering::Acquire);
     let mut since = Instant::now();
     loop {
-        let limit = match vitals.hurry.load(Ordering::Acquire) {
-            true => PONG_HURRY,
-            false => PONG,
+        let limit = match (
+            vitals.gone.load(Ordering::Acquire),
+            vitals.hurry.load(Ordering::Acquire),
+        ) {
+            (true, _) => PONG_GONE,
+            (false, true) => PONG_HURRY,
+            (false, false) => PONG,
         };
         let next = match vitals.suspect.load(Ordering::Acquire) {
             true => limit,

@@ -90,8 +90,11 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 }
 
 fn unreachable(endpoint: &Endpoint, source: io::Error) -> ConnectError {
-    ConnectError::Connect {
-        server: endpoint.name.to_string(),
-        source,
+    let server = endpoint.name.to_string();
+    match source.kind() {
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => {
+            ConnectError::NoNetwork { server }
+        }
+        _ => ConnectError::Connect { server, source },
     }
 }

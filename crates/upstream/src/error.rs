@@ -76,6 +76,12 @@ pub enum ConnectError {
         /// The kernel's words.
         source: io::Error,
     },
+    /// The machine has no route to it.
+    #[error("{server} cannot be reached: this machine has no network")]
+    NoNetwork {
+        /// The server's name.
+        server: String,
+    },
     /// No TCP connection within the time limit.
     #[error("{server} cannot be reached: no answer in time")]
     ConnectTimeout {

@@ -1,3 +1,4 @@
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
@@ -103,13 +104,28 @@ pub(crate) async fn exchange(
         seat.vitals.board.wake();
         Failure::Stale(error.to_string())
     };
+    let mut doubted = pin!(seat.vitals.doubted.notified());
+    doubted.as_mut().enable();
     let mut send = send.ready().await.map_err(dead)?;
     let (response, mut stream) = send.send_request(request, false).map_err(dead)?;
     drop(send);
     if let Some(body) = body {
         stream.send_data(body, true).map_err(dead)?;
     }
-    let response = match timeout(slot.endpoint.timeouts.answer, response).await {
+    let answer = async {
+        tokio::select! {
+            biased;
+            response = response => Some(response),
+            // Nothing of the flow has been sent yet, so it can begin again.
+            () = doubted => None,
+        }
+    };
+    let response = match timeout(slot.endpoint.timeouts.answer, answer).await {
+        Ok(None) => return Err(Failure::Stale("the network has changed".to_owned())),
+        Ok(Some(response)) => Ok(response),
+        Err(late) => Err(late),
+    };
+    let response = match response {
         Ok(Ok(response)) => response,
         Ok(Err(error)) if error.is_reset() => return Err(reset(slot, &error)),
         Ok(Err(error)) => return Err(dead(error)),

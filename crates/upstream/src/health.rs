@@ -85,6 +85,12 @@ impl Board {
         });
     }
 
+    /// A connection that was doubted has answered.
+    pub(crate) fn revived(&self, rank: usize, protocol: &'static str) {
+        self.0
+            .send_modify(|all| all[rank].condition = Condition::Up { protocol });
+    }
+
     pub(crate) fn lost(&self, rank: usize, reason: ConnectError) {
         self.0
             .send_modify(|all| all[rank].condition = Condition::Down(Arc::new(reason)));

@@ -35,6 +35,8 @@ const ACCEPTED: Duration = Duration::from_secs(60);
 const GOOD: Duration = Duration::from_secs(5);
 /// How long a server is given before the next one in order is tried beside it.
 const HEAD_START: Duration = Duration::from_secs(1);
+/// How long an attempt goes on although the network changes.
+const YOUNG: Duration = Duration::from_secs(1);
 /// How often idle surplus connections are let go.
 const THIN: Duration = Duration::from_secs(60);
 /// How long open streams may hold up the end.
@@ -84,6 +86,7 @@ impl Keeper {
         while !stop.is_cancelled() {
             let wanted = self.wanted(&board.borrow_and_update());
             self.note_refusal();
+            self.note_revival();
             let due = self.due(wanted);
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -127,6 +130,16 @@ impl Keeper {
         self.refusals += 1;
     }
 
+    /// Where every connection was doubted and no new one could be made, one of them may have
+    /// answered since.
+    fn note_revival(&self) {
+        let condition = self.slot.condition();
+        let lost = matches!(condition, Condition::Down(_)) && !condition.is_refusal();
+        if lost && self.slot.has_trusted() {
+            self.slot.board.revived(self.slot.rank, HTTP2);
+        }
+    }
+
     /// Whether no server before this one is in use.
     fn wanted(&self, board: &[Health]) -> bool {
         let patient = self.started.elapsed() < HEAD_START * self.slot.rank as u32;
@@ -142,7 +155,7 @@ impl Keeper {
     /// When the next attempt is to be made, if one is.
     fn due(&mut self, wanted: bool) -> Option<Instant> {
         let streams = self.slot.prune();
-        let ready = streams || self.slot.has_spare();
+        let ready = self.slot.has_trusted() || self.slot.has_spare();
         self.demanded &= !ready || self.slot.crowded();
         if self.refused {
             return wanted.then_some(self.earliest);
@@ -193,7 +206,8 @@ impl Keeper {
                 if error.is_refusal() {
                     slot.close();
                 }
-                if !slot.prune() {
+                slot.prune();
+                if !slot.has_trusted() {
                     slot.board
                         .attempted(slot.rank, Condition::Down(Arc::new(error)));
                 }
@@ -207,7 +221,7 @@ impl Keeper {
 
     async fn connect(&mut self) -> Result<&'static str, ConnectError> {
         let slot = self.slot.clone();
-        let stream = dial(&slot.endpoint).await?;
+        let stream = dial_anew(&slot).await?;
         if is_h2(&stream) {
             return self.connect_h2(stream).await;
         }
@@ -255,6 +269,26 @@ impl Keeper {
         let all = async { while self.drivers.join_next().await.is_some() {} };
         if timeout(CLOSE, all).await.is_err() {
             self.drivers.shutdown().await;
+        }
+    }
+}
+
+/// Begins again where the network has changed under it: what it waits for may have been sent
+/// nowhere. One that is young is given its time, or a restless network would let none through.
+async fn dial_anew(slot: &Slot) -> Result<tls::Stream, ConnectError> {
+    loop {
+        let began = Instant::now();
+        let moved = async {
+            loop {
+                slot.moved.notified().await;
+                if began.elapsed() >= YOUNG {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            stream = dial(&slot.endpoint) => return stream,
+            () = moved => tracing::debug!(server = %slot.endpoint.name, "network changed, dialling again"),
         }
     }
 }

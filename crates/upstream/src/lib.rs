@@ -32,6 +32,7 @@ mod slot;
 mod tls;
 mod tunnel;
 mod udp;
+mod way;
 
 pub use config::{Authorization, Config, ConfigError, Secret, Server, Timeouts, Trust};
 pub use error::{CertificateProblem, ConnectError, OpenError};

@@ -130,11 +130,20 @@ impl Upstream {
         self.state.subscribe()
     }
 
-    /// The network has changed: asks for a sign of life on every connection, prefers none of
-    /// them until it came, and opens a new one beside them.
+    /// Nothing is known of the connections any more, as after a sleep: asks for a sign of life on
+    /// each, prefers none of them until it came, and opens a new one beside them.
     pub fn probe(&self) {
         for slot in &self.slots {
             slot.probe();
+        }
+    }
+
+    /// The network has changed: asks for a sign of life on every connection, and does with those
+    /// that would begin at another address now as [`probe`](Self::probe) does. To be called
+    /// outside of hot paths: it makes a few system calls for each connection.
+    pub fn follow(&self) {
+        for slot in &self.slots {
+            slot.follow();
         }
     }
 

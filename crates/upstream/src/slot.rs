@@ -12,6 +12,7 @@ use crate::connection::{Connection, Seat};
 use crate::error::ConnectError;
 use crate::health::{Board, Condition};
 use crate::tls;
+use crate::way::Ends;
 
 /// At most so many connections to one server; further flows wait for a stream to come free.
 const CONNECTIONS: usize = 256;
@@ -23,6 +24,8 @@ pub(crate) struct Slot {
     pub(crate) board: Arc<Board>,
     /// Asks the keeper for a connection now.
     pub(crate) demand: Notify,
+    /// Tells an attempt that the network has changed under it.
+    pub(crate) moved: Notify,
     connections: Mutex<Vec<Connection>>,
     spare: Mutex<Option<tls::Stream>>,
     udp_refused: AtomicBool,
@@ -48,6 +51,7 @@ impl Slot {
             rank,
             board,
             demand: Notify::new(),
+            moved: Notify::new(),
             connections: Mutex::default(),
             spare: Mutex::default(),
             udp_refused: AtomicBool::new(false),
@@ -168,12 +172,42 @@ impl Slot {
     /// Doubts every connection until it has answered a ping.
     pub(crate) fn probe(&self) {
         for connection in lock(&self.connections).iter() {
-            connection.vitals.suspect.store(true, Ordering::Release);
-            connection.vitals.hurry.store(true, Ordering::Release);
-            connection.vitals.ping.notify_one();
+            connection.doubt();
         }
+        self.reach();
+    }
+
+    /// The network has changed: doubts the connections that it concerns.
+    pub(crate) fn follow(&self) {
+        let connections = lock(&self.connections);
+        let moved = connections
+            .iter()
+            .filter(|connection| connection.follow())
+            .count();
+        let trusted = connections.len() > moved;
+        drop(connections);
+        let warm = lock(&self.spare)
+            .as_ref()
+            .and_then(|spare| Ends::of(spare.get_ref().0))
+            .is_some_and(|ends| !ends.is_moved());
+        // Who stands behind another server waits for the turn that the keeper gives.
+        if moved > 0 || (self.rank == 0 && !trusted && !warm) {
+            self.reach();
+        }
+    }
+
+    /// Reaches for the server now, by the network as it is now.
+    fn reach(&self) {
         lock(&self.spare).take();
         self.demand.notify_one();
+        self.moved.notify_one();
+    }
+
+    /// Whether a connection is left that is not doubted.
+    pub(crate) fn has_trusted(&self) -> bool {
+        let connections = lock(&self.connections);
+        let mut usable = connections.iter().filter(|known| known.is_usable());
+        usable.any(|known| !suspect(known))
     }
 
     pub(crate) fn keep_spare(&self, stream: tls::Stream) {
