@@ -143,6 +143,7 @@ pub struct Daemon<'lab> {
     server: Option<Running>,
     directory: PathBuf,
     instance: String,
+    descriptors: Option<u32>,
 }
 
 static DAEMONS: AtomicU32 = AtomicU32::new(0);
@@ -186,6 +187,7 @@ impl<'lab> Daemon<'lab> {
             server: None,
             directory,
             instance,
+            descriptors: None,
         };
         let anchors = lab.directory().join("gateway-authority.pem");
         if let Ok(pem) = std::fs::read_to_string(anchors) {
@@ -236,9 +238,24 @@ impl<'lab> Daemon<'lab> {
         &self.directory
     }
 
+    /// From its next start on the daemon may have this many descriptors, and not the right to change
+    /// that.
+    pub fn limit_descriptors(&mut self, most: u32) {
+        self.descriptors = Some(most);
+    }
+
     /// The command line that starts the daemon.
     pub fn command(&self) -> Command {
-        let mut command = self.lab.client().command(binary("offrampd"));
+        let mut command = match self.descriptors {
+            None => self.lab.client().command(binary("offrampd")),
+            Some(most) => {
+                let mut command = self.lab.client().command("prlimit");
+                command.arg(format!("--nofile={most}:{most}"));
+                command.args(["setpriv", "--bounding-set=-sys_resource"]);
+                command.arg(binary("offrampd"));
+                command
+            }
+        };
         for part in ["config", "state", "runtime"] {
             command
                 .arg(format!("--{part}"))

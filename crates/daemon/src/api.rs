@@ -6,17 +6,18 @@
 mod body;
 #[cfg(test)]
 mod fuzz;
+mod patience;
 mod peer;
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -34,14 +35,27 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::body::AnswerBody;
+use self::patience::Patient;
 pub(crate) use self::peer::Peer;
-use crate::budget::Budget;
+use crate::budget::{Budget, Reached, Share};
+use crate::pace::Pace;
 
 /// Connections at one time.
-pub(crate) const CLIENTS: usize = 256;
+const CLIENTS: usize = 256;
+/// Connections that are told that they are too many; more are closed without a word.
+const TOLD: usize = 64;
+/// Tasks for connections; those that are closed at once have one for a moment.
+pub(crate) const MOST: usize = 1024;
+/// Streams at one time.
+const STREAMS: usize = 64;
+/// Calls of one user other than root: in a second on the average, and at once.
+const CALLS: (u32, u32) = (100, 500);
 
 /// There is one control socket in a process.
 static CONNECTIONS: LazyLock<Arc<Budget>> = LazyLock::new(|| Budget::new(CLIENTS));
+static TURNED_AWAY: LazyLock<Arc<Budget>> = LazyLock::new(|| Budget::new(TOLD));
+static FOLLOWED: LazyLock<Arc<Budget>> = LazyLock::new(|| Budget::new(STREAMS));
+static PACE: LazyLock<Pace> = LazyLock::new(|| Pace::new(CALLS.0, CALLS.1));
 
 /// How long a connection may be idle, or take to send the head of a request.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
@@ -49,6 +63,8 @@ const HEAD_LIMIT: Duration = Duration::from_secs(30);
 const FULL_LIMIT: Duration = Duration::from_secs(1);
 /// How long the body of a request may take.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
+/// How long a client may leave an answer, or a line of a stream, where it is.
+const READ_LIMIT: Duration = Duration::from_secs(10);
 /// How long a call may take until its answer begins.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 
@@ -123,52 +139,100 @@ pub(crate) trait Api: Send + Sync + 'static {
     fn metrics(&self, peer: &Peer) -> impl Future<Output = Result<String, Refusal>> + Send;
 }
 
-/// Answers one client until it leaves; after `stop` the answer under way is still finished.
-pub(crate) async fn serve_connection(
+/// Answers one client until it leaves; after `stop` the answer under way is still finished. Whether
+/// the client may come in is decided at once, before anything is spawned for it.
+pub(crate) fn serve_connection(
     stream: UnixStream,
     api: Arc<impl Api>,
     stop: CancellationToken,
-) {
-    let peer = match Peer::of(&stream) {
-        Ok(peer) => Arc::new(peer),
-        Err(error) => {
-            tracing::debug!(error = %error, "cannot tell who asks on the control socket");
-            return;
+) -> impl Future<Output = ()> + Send {
+    let guest = Guest::admit(stream);
+    async move {
+        if let Some(guest) = guest {
+            guest.serve(api, stop).await;
         }
-    };
-    let ticket = CONNECTIONS.take(peer.uid);
-    let is_full = ticket.is_none();
-    let service = service_fn(|request| {
-        let (api, peer, stop) = (api.clone(), peer.clone(), stop.clone());
-        async move {
-            Ok::<_, Infallible>(match is_full {
-                true => refused(full()),
-                false => answer(request, &*api, &peer, stop).await,
-            })
-        }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(if is_full { FULL_LIMIT } else { HEAD_LIMIT })
-        .keep_alive(!is_full)
-        .max_buf_size(64 * 1024)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(peer.pid = peer.pid, error = %error, "control connection broke");
     }
 }
 
-fn full() -> Refusal {
-    Refusal::new(Code::LimitReached, "this user has too many calls open")
+/// A client that is answered.
+struct Guest {
+    stream: UnixStream,
+    peer: Peer,
+    /// There are too many: it is told so and no more.
+    full: Option<Reached>,
+    _share: Share,
+}
+
+impl Guest {
+    fn admit(stream: UnixStream) -> Option<Self> {
+        let peer = Peer::of(&stream)
+            .inspect_err(|error| {
+                tracing::debug!(error = %error, "cannot tell who asks on the control socket");
+            })
+            .ok()?;
+        let (share, full) = match CONNECTIONS.take(peer.uid) {
+            Ok(share) => (share, None),
+            Err(limit) => (TURNED_AWAY.take(peer.uid).ok()?, Some(limit)),
+        };
+        Some(Self {
+            stream,
+            peer,
+            full,
+            _share: share,
+        })
+    }
+
+    async fn serve(self, api: Arc<impl Api>, stop: CancellationToken) {
+        let (peer, full) = (Arc::new(self.peer), self.full);
+        let pid = peer.pid;
+        let service = service_fn(|request| {
+            let (api, peer, stop) = (api.clone(), peer.clone(), stop.clone());
+            async move {
+                Ok::<_, Infallible>(match full {
+                    Some(limit) => refused(too_many("connections", limit)),
+                    None => answer(request, &*api, &peer, stop).await,
+                })
+            }
+        });
+        let head_limit = full.map_or(HEAD_LIMIT, |_| FULL_LIMIT);
+        let stream = Patient::new(self.stream, READ_LIMIT);
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(head_limit)
+            .keep_alive(full.is_none())
+            .max_buf_size(64 * 1024)
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(peer.pid = pid, error = %error, "control connection broke");
+        }
+    }
+}
+
+fn too_many(what: &str, limit: Reached) -> Refusal {
+    let message = format!("too many {what} to the daemon: {limit}");
+    Refusal::new(Code::LimitReached, message)
         .hint("end some of your programs that ask the daemon, such as `offramp flows --follow`")
+}
+
+/// Whether this user may call once more now.
+fn in_pace(peer: &Peer) -> Result<(), Refusal> {
+    if peer.is_root() {
+        return Ok(());
+    }
+    PACE.take(peer.uid, Instant::now()).map(drop).map_err(|_| {
+        let (rate, burst) = CALLS;
+        let message =
+            format!("too many calls: one user may make {rate} in a second, {burst} at once");
+        Refusal::new(Code::LimitReached, message).hint("try again in a second")
+    })
 }
 
 async fn answer(
@@ -193,12 +257,16 @@ async fn route(
     peer: &Peer,
     stop: CancellationToken,
 ) -> Result<Response<AnswerBody>, Refusal> {
+    in_pace(peer)?;
     let path = request.uri().path().to_owned();
     let method = request.method().clone();
     match (&method, path.as_str()) {
         (&Method::GET, paths::STATUS) => json(&api.status(peer).await?),
         (&Method::GET, paths::FLOWS) if follows(&request) => {
-            Ok(stream(api.follow_flows(peer).await?, stop))
+            let share = FOLLOWED
+                .take(peer.uid)
+                .map_err(|limit| too_many("streams", limit))?;
+            Ok(stream(api.follow_flows(peer).await?, share, stop))
         }
         (&Method::GET, paths::FLOWS) => json(&api.flows(peer).await?),
         (&Method::GET, paths::APPS) => json(&api.apps(peer).await?),
@@ -305,9 +373,15 @@ fn metrics(text: String) -> Response<AnswerBody> {
 
 fn refused(refusal: Refusal) -> Response<AnswerBody> {
     let status = StatusCode::from_u16(refusal.code.status()).expect("codes have valid statuses");
+    let is_limit = refusal.code == Code::LimitReached;
     let bytes = serde_json::to_vec(&ErrorBody { error: refusal })
         .expect("a refusal has string keys and no fallible parts");
-    whole(status, "application/json", bytes)
+    let mut response = whole(status, "application/json", bytes);
+    if is_limit {
+        let headers = response.headers_mut();
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
 }
 
 fn whole(status: StatusCode, kind: &'static str, bytes: Vec<u8>) -> Response<AnswerBody> {
@@ -321,8 +395,12 @@ fn whole(status: StatusCode, kind: &'static str, bytes: Vec<u8>) -> Response<Ans
     response
 }
 
-fn stream(events: mpsc::Receiver<FlowEvent>, stop: CancellationToken) -> Response<AnswerBody> {
-    let mut response = Response::new(AnswerBody::events(events, stop));
+fn stream(
+    events: mpsc::Receiver<FlowEvent>,
+    share: Share,
+    stop: CancellationToken,
+) -> Response<AnswerBody> {
+    let mut response = Response::new(AnswerBody::events(events, share, stop));
     let kind = HeaderValue::from_static("application/x-ndjson");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response

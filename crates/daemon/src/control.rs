@@ -44,10 +44,11 @@ impl Desk {
 impl Api for Desk {
     async fn status(&self, peer: &Peer) -> Result<Status, Refusal> {
         let policy = self.shared.policy();
-        let problems = match peer.is_root() {
+        let mut problems: Vec<_> = match peer.is_root() {
             true => policy.loaded.problems.iter().map(problem).collect(),
             false => self.problems_of(peer.uid),
         };
+        problems.extend(self.limits_reached(peer));
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
             instance: self.shared.config.instance.clone(),
@@ -264,7 +265,7 @@ impl Api for Desk {
     }
 
     async fn doctor(&self, peer: &Peer) -> Result<Vec<Check>, Refusal> {
-        Ok(doctor::examine(&self.shared, self.visible(peer), peer.is_root()).await)
+        Ok(doctor::examine(&self.shared, self.visible(peer), scope(peer)).await)
     }
 
     async fn reload(&self, peer: &Peer) -> Result<ReloadAnswer, Refusal> {

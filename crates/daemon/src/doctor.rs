@@ -7,11 +7,11 @@ use offramp_intercept::{Conflict, Counter, DEVICE};
 
 use crate::shared::Shared;
 
-/// The files and counts of the whole machine are told to root alone.
+/// The files and counts of the whole machine are told to root alone, who is no `uid`.
 pub(crate) async fn examine(
     shared: &Shared,
     profiles: Vec<ProfileStatus>,
-    is_root: bool,
+    uid: Option<u32>,
 ) -> Vec<Check> {
     let mut checks: Vec<_> = offramp_intercept::requirements(Path::new("/sys/fs/bpf"))
         .into_iter()
@@ -30,7 +30,8 @@ pub(crate) async fn examine(
     checks.push(repairs(shared));
     checks.push(rules(shared).await);
     checks.push(ipv6(shared).await);
-    if is_root {
+    checks.push(limits(shared, uid));
+    if uid.is_none() {
         checks.push(dropped(shared));
         checks.push(configuration(shared));
     }
@@ -141,6 +142,21 @@ async fn ipv6(shared: &Shared) -> Check {
             "ipv6",
             "this machine has no global IPv6 address: managed apps use IPv4 alone",
         )
+    }
+}
+
+fn limits(shared: &Shared, uid: Option<u32>) -> Check {
+    let reached = shared.flows.refusals.shown(uid, std::time::Instant::now());
+    match reached.first() {
+        None => ok("limits", "none was reached within the last minutes"),
+        Some(first) => warning(
+            "limits",
+            match reached.len() {
+                1 => first.clone(),
+                count => format!("{count} were reached, the first: {first}"),
+            },
+            "open flows go on; end some of them, or find out why there are so many",
+        ),
     }
 }
 

@@ -14,12 +14,15 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::active::Link;
+use crate::pace::Pace;
+use crate::refusals::{Line, Refusals};
 
 /// How many events a slow follower may be behind before it misses some.
 const FOLLOWER_QUEUE: usize = 1024;
+/// Lines of one user in the log: in a second on the average, and at once.
+const LINES: (u32, u32) = (100, 1000);
 
 /// All live flows.
-#[derive(Default)]
 pub(crate) struct Flows {
     next: AtomicU64,
     live: Mutex<HashMap<u64, Arc<Record>>>,
@@ -28,6 +31,24 @@ pub(crate) struct Flows {
     pub(crate) relayed: AtomicU64,
     pub(crate) direct: AtomicU64,
     pub(crate) refused: AtomicU64,
+    /// Limits that were reached.
+    pub(crate) refusals: Refusals,
+    lines: Pace,
+}
+
+impl Default for Flows {
+    fn default() -> Self {
+        Self {
+            next: AtomicU64::new(0),
+            live: Mutex::default(),
+            followers: Mutex::default(),
+            relayed: AtomicU64::new(0),
+            direct: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            refusals: Refusals::default(),
+            lines: Pace::new(LINES.0, LINES.1),
+        }
+    }
 }
 
 struct Follower {
@@ -41,7 +62,7 @@ struct Follower {
 pub(crate) struct Record {
     id: u64,
     identity: Identity,
-    executable: String,
+    executable: Arc<str>,
     profile: ProfileId,
     claims: Mutex<Arc<Claims>>,
     legs: Mutex<Vec<LegRecord>>,
@@ -81,6 +102,8 @@ pub(crate) struct FlowGuard {
 /// What begins a flow.
 pub(crate) struct Beginning {
     pub(crate) identity: Identity,
+    /// See [`executable`].
+    pub(crate) executable: Arc<str>,
     pub(crate) claims: Arc<Claims>,
     pub(crate) profile: ProfileId,
     pub(crate) protocol: Protocol,
@@ -92,7 +115,7 @@ impl Flows {
     pub(crate) fn begin(self: &Arc<Self>, beginning: Beginning) -> FlowGuard {
         let record = Arc::new(Record {
             id: self.next.fetch_add(1, Ordering::Relaxed) + 1,
-            executable: executable(beginning.identity.pid),
+            executable: beginning.executable,
             identity: beginning.identity,
             profile: beginning.profile,
             claims: Mutex::new(beginning.claims),
@@ -202,16 +225,64 @@ impl Flows {
         received
     }
 
+    /// Tells of a limit that was reached, once for all that it has refused since the last time.
+    pub(crate) fn limit_reached(&self, (key, refused, count): Line) {
+        let what = key.what.as_str();
+        tracing::warn!(
+            uid = refused.app.uid,
+            app = refused.app.executable,
+            what,
+            limit = %key.limit,
+            refused = count,
+            "limit reached"
+        );
+        let now = unix_ms();
+        let uid = refused.app.uid;
+        let flow = control::Flow {
+            id: 0,
+            profile: String::new(),
+            protocol: refused.protocol,
+            source: refused.source,
+            target: refused.target,
+            way: control::Way::Refused,
+            upstream: None,
+            sent: 0,
+            received: 0,
+            started: now,
+            duration_ms: 0,
+            state: control::FlowState::Closed,
+            error: Some(format!(
+                "limit of {what} reached: {} ({count} refused)",
+                key.limit
+            )),
+            app: refused.app,
+        };
+        self.tell_of(uid, || control::FlowEvent::End { flow: flow.clone() });
+    }
+
+    /// Tells what was left out of the log, and of limits. To be called now and then.
+    pub(crate) fn tell_what_is_due(&self) {
+        let now = Instant::now();
+        for line in self.refusals.due(now) {
+            self.limit_reached(line);
+        }
+        for (uid, count) in self.lines.left_over(now) {
+            left_out(uid, count);
+        }
+    }
+
     fn tell(&self, record: &Record, event: impl Fn(control::Flow) -> control::FlowEvent) {
+        self.tell_of(record.identity.uid, || event(record.describe()));
+    }
+
+    fn tell_of(&self, uid: u32, event: impl Fn() -> control::FlowEvent) {
         let mut followers = self
             .followers
             .lock()
             .expect("nothing panics with the followers");
-        followers.retain_mut(|follower| {
-            if follower.uid.is_some_and(|uid| uid != record.identity.uid) {
-                return !follower.events.is_closed();
-            }
-            follower.tell(event(record.describe()))
+        followers.retain_mut(|follower| match follower.uid {
+            Some(other) if other != uid => !follower.events.is_closed(),
+            _ => follower.tell(event()),
         });
     }
 
@@ -309,9 +380,14 @@ impl Drop for FlowGuard {
         ended.fetch_add(1, Ordering::Relaxed);
         self.flows
             .tell(record, |flow| control::FlowEvent::End { flow });
+        match self.flows.lines.take(record.identity.uid, Instant::now()) {
+            Ok(0) => {}
+            Ok(count) => left_out(record.identity.uid, count),
+            Err(_) => return,
+        }
         tracing::info!(
             flow = record.id,
-            app = record.executable,
+            app = &*record.executable,
             pid = record.identity.pid,
             uid = record.identity.uid,
             profile = %record.profile,
@@ -360,7 +436,7 @@ impl Record {
             app: control::App {
                 pid: self.identity.pid,
                 uid: self.identity.uid,
-                executable: self.executable.clone(),
+                executable: self.executable.to_string(),
                 command: None,
             },
             profile: self.profile.to_string(),
@@ -382,11 +458,16 @@ impl Record {
     }
 }
 
-/// For people to read; no decision depends on it.
-fn executable(pid: u32) -> String {
+/// For people to read, and to tell one program of a user from the other; no way of a flow depends on
+/// it.
+pub(crate) fn executable(pid: u32) -> Arc<str> {
     std::fs::read_link(format!("/proc/{pid}/exe"))
-        .map(|path| path.display().to_string())
-        .unwrap_or_else(|_| "?".to_owned())
+        .map_or_else(|_| "?".into(), |path| path.display().to_string().into())
+}
+
+/// Says how many flows have no line.
+fn left_out(uid: u32, count: u64) {
+    tracing::info!(uid, flows = count, "flows ended without a line each");
 }
 
 fn unix_ms() -> u64 {

@@ -35,6 +35,7 @@ pub(crate) async fn beat(shared: Arc<Shared>, stop: CancellationToken) {
             tracing::error!(error = %error, "heartbeat not written");
         }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        shared.flows.tell_what_is_due();
     }
 }
 

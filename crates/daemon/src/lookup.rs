@@ -6,15 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use offramp_dns::{Lookup, Responder, Way, exchange_tcp};
-use offramp_intercept::ClassId;
+use offramp_dns::{Lookup, NoAddress, Responder, Way, exchange_tcp};
+use offramp_intercept::{ClassId, Identity};
 use offramp_rules::{Claims, DomainName, Target, Verdict, Why, decide_name};
 
 use tokio::net::TcpStream;
 
 use crate::active::Link;
+use crate::budget::Reached;
 use crate::policy::Book;
-use crate::shared::{ANYWHERE, Counts, Shared};
+use crate::refusals::What;
+use crate::shared::{ANYWHERE, Counts, Ends, Shared};
 
 /// How long the resolver that the app named may take, before the upstream's own is asked.
 const NAMED_RESOLVER: Duration = Duration::from_secs(4);
@@ -22,7 +24,8 @@ const NAMED_RESOLVER: Duration = Duration::from_secs(4);
 /// Answers for one app.
 pub(crate) struct AppLookup {
     shared: Arc<Shared>,
-    class: ClassId,
+    identity: Identity,
+    ends: Ends,
     claims: Arc<Claims>,
     book: Book,
     ipv6: bool,
@@ -30,14 +33,20 @@ pub(crate) struct AppLookup {
 
 impl AppLookup {
     /// None where the app's profile is gone.
-    pub(crate) fn new(shared: &Arc<Shared>, class: ClassId, claims: Arc<Claims>) -> Option<Self> {
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        identity: Identity,
+        ends: Ends,
+        claims: Arc<Claims>,
+    ) -> Option<Self> {
         let policy = shared.policy();
         let book = policy.book(&claims)?.clone();
         Counts::add(&shared.counts.lookups);
         let ipv6 = shared.ipv6.load(std::sync::atomic::Ordering::Relaxed);
         Some(Self {
             shared: Arc::clone(shared),
-            class,
+            identity,
+            ends,
             claims,
             book,
             ipv6,
@@ -97,6 +106,20 @@ impl Lookup for AppLookup {
         self.ipv6
     }
 
+    fn asker(&self) -> u32 {
+        self.identity.uid
+    }
+
+    fn no_address(&self, why: NoAddress) {
+        let limit = match why {
+            NoAddress::User(most) => Reached::User(most),
+            NoAddress::All(most) => Reached::Machine(most),
+            NoAddress::NoBlock => return,
+        };
+        self.shared
+            .refused(What::Names, limit, &self.identity, &self.ends);
+    }
+
     async fn far(&self, query: Bytes, asked: SocketAddr) -> io::Result<Bytes> {
         if self.is_unmanaged() {
             let mut stream = TcpStream::connect(asked).await?;
@@ -121,11 +144,16 @@ impl Lookup for AppLookup {
 
     async fn approve(&self, addresses: &[(IpAddr, Duration)]) {
         // Others wait for their verdict in the same class.
-        if self.class == ClassId::UNDECIDED {
+        if self.identity.class == ClassId::UNDECIDED {
             return;
         }
         for (address, _) in addresses {
-            if let Err(error) = self.shared.capture.approve(self.class, *address).await {
+            if let Err(error) = self
+                .shared
+                .capture
+                .approve(self.identity.class, *address)
+                .await
+            {
                 tracing::warn!(address = %address, error = %error, "excluded address stays closed");
             }
         }

@@ -8,28 +8,34 @@ use std::time::{Duration, Instant};
 
 use offramp_control::Lifecycle;
 use offramp_dns::Held;
-use offramp_intercept::{Capture, ClassId, Label, Labelled, Replies, StartError};
+use offramp_intercept::{Capture, ClassId, Identity, Label, Labelled, Replies, StartError};
 use offramp_relay::Limits;
 use offramp_rules::{Claims, Decision, Host, ProfileId, Target, Verdict, World, decide};
 use tokio::sync::{Notify, watch};
 
 use crate::Config;
 use crate::active::Link;
-use crate::budget::Budget;
+use crate::budget::{Budget, Reached, Share};
 use crate::classes::Classes;
 use crate::ephemeral::Ephemeral;
 use crate::facts::Facts;
-use crate::flows::Flows;
+use crate::flows::{Flows, executable};
 use crate::policy::Policy;
+use crate::refusals::{Key, Refused, What};
 use crate::verdicts::Verdicts;
 
 /// How long a flow waits for an upstream that is still connecting.
 const HOLD: Duration = Duration::from_secs(5);
 
-/// How many flows and look-ups there may be at one time, of all apps.
+/// How many flows and look-ups there may be at one time, of all apps; less where the daemon may not
+/// have descriptors for them.
 pub(crate) const TCP_FLOWS: usize = 65_536;
 const UDP_LEGS: usize = 32_768;
 const LOOKUPS: usize = 4096;
+/// Datagrams that wait until it is known which app sent them.
+const WAITING: usize = 1024;
+/// Descriptors for all but flows: control socket, upstreams, files.
+const RESERVE: usize = 1024;
 
 /// A target that no list of exclusions has, which stands for any other: reserved for future use
 /// (RFC 1112 section 4).
@@ -59,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) udp_legs: Arc<Budget>,
     /// Look-ups at one time.
     pub(crate) lookups: Arc<Budget>,
+    /// Datagrams of programs that are not recognised yet.
+    pub(crate) waiting: Arc<Budget>,
     pub(crate) synthetic_v6: offramp_rules::Prefix,
     /// Whether relayed names have IPv6 addresses.
     pub(crate) ipv6: AtomicBool,
@@ -88,7 +96,8 @@ pub(crate) struct Counts {
     pub(crate) unknown_names: AtomicU64,
     /// Look-ups that were answered.
     pub(crate) lookups: AtomicU64,
-    /// TCP flows that were reset because their user has as many as one may have.
+    /// TCP flows that were reset, and targets of UDP sockets that were not served, because their user
+    /// or program has as many as one may have.
     pub(crate) over_budget: AtomicU64,
     /// Datagrams that found a queue full, or their user's budget used up.
     pub(crate) dropped_datagrams: AtomicU64,
@@ -98,6 +107,13 @@ impl Counts {
     pub(crate) fn add(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// What a flow goes between, as the app sees it.
+pub(crate) struct Ends {
+    pub(crate) protocol: offramp_control::Protocol,
+    pub(crate) source: SocketAddr,
+    pub(crate) target: SocketAddr,
 }
 
 /// Where a flow wants to go, and the name's address held while it does.
@@ -122,6 +138,7 @@ impl Shared {
         changed: Arc<Notify>,
     ) -> Self {
         let classes = Classes::new(&config.runtime);
+        let (tcp_flows, udp_legs) = room(descriptors());
         Self {
             config,
             started: Instant::now(),
@@ -136,9 +153,10 @@ impl Shared {
             changing: tokio::sync::Mutex::new(()),
             reloading: tokio::sync::Mutex::new(()),
             counts: Counts::default(),
-            tcp_flows: Budget::new(TCP_FLOWS),
-            udp_legs: Budget::new(UDP_LEGS),
+            tcp_flows: Budget::new(tcp_flows),
+            udp_legs: Budget::new(udp_legs),
             lookups: Budget::new(LOOKUPS),
+            waiting: Budget::new(WAITING),
             synthetic_v6,
             ipv6: AtomicBool::new(false),
             facts: Facts::new(),
@@ -181,6 +199,48 @@ impl Shared {
             },
             held: Some(held),
         })
+    }
+
+    /// Takes a share for a flow. None: a limit is reached, which is told.
+    pub(crate) fn share(&self, what: What, identity: &Identity, ends: &Ends) -> Option<Share> {
+        let budget = match what {
+            What::Flows => &self.tcp_flows,
+            What::Legs => &self.udp_legs,
+            What::Lookups | What::Names => &self.lookups,
+        };
+        let taken = match what {
+            What::Lookups => budget.take(identity.uid),
+            _ => budget.take_by(identity.uid, || executable(identity.pid)),
+        };
+        taken
+            .map_err(|limit| self.refused(what, limit, identity, ends))
+            .ok()
+    }
+
+    /// Counts and tells what a limit refuses.
+    pub(crate) fn refused(&self, what: What, limit: Reached, identity: &Identity, ends: &Ends) {
+        Counts::add(&self.counts.over_budget);
+        let is_of_program = matches!(limit, Reached::Program(_));
+        let key = Key {
+            uid: identity.uid,
+            program: is_of_program.then(|| executable(identity.pid)),
+            what,
+            limit,
+        };
+        let refused = || Refused {
+            app: offramp_control::App {
+                pid: identity.pid,
+                uid: identity.uid,
+                executable: executable(identity.pid).to_string(),
+                command: None,
+            },
+            protocol: ends.protocol,
+            source: ends.source.to_string(),
+            target: ends.target.to_string(),
+        };
+        let line = self.flows.refusals.note(key, refused, Instant::now());
+        line.into_iter()
+            .for_each(|line| self.flows.limit_reached(line));
     }
 
     /// Decides about a flow; while its upstream is connecting it is held for a moment.
@@ -351,5 +411,38 @@ impl Shared {
         self.tables
             .lock()
             .expect("nothing panics while it holds the tables")
+    }
+}
+
+/// How many descriptors this process may have.
+fn descriptors() -> usize {
+    use nix::sys::resource::{Resource, getrlimit};
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+/// How many TCP flows, and targets of UDP sockets, so many descriptors are enough for. A flow takes
+/// one, or two where it goes directly; a target takes one where it does.
+fn room(descriptors: usize) -> (usize, usize) {
+    let free = descriptors - RESERVE.min(descriptors / 2);
+    let wanted = 2 * TCP_FLOWS + UDP_LEGS;
+    let part = |most: usize| match free < wanted {
+        true => most * free / wanted,
+        false => most,
+    };
+    (part(TCP_FLOWS), part(UDP_LEGS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_fit_into_the_descriptors() {
+        assert_eq!(room(262_144), (TCP_FLOWS, UDP_LEGS));
+        for descriptors in [64, 1024, 4096, 65_536, 165_000] {
+            let (flows, legs) = room(descriptors);
+            assert!(flows > 0 && 2 * flows + legs <= descriptors - RESERVE.min(descriptors / 2));
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
+use nix::sys::socket::Backlog;
 use offramp_control::Lifecycle;
 use offramp_intercept::{Capture, ClassId, Label, Sockets};
 use offramp_relay::{Limit, serve};
@@ -61,7 +62,7 @@ pub async fn run(
     ));
     let control_stop = work.clone();
     tasks.spawn(async move {
-        let clients = Limit::wait(api::CLIENTS);
+        let clients = Limit::refuse(api::MOST);
         let stop = control_stop.clone();
         serve(listener, clients, &control_stop, DRAIN, move |stream, _| {
             api::serve_connection(stream, Arc::clone(&desk), stop.clone())
@@ -186,6 +187,9 @@ fn control_socket(config: &Config) -> anyhow::Result<UnixListener> {
     }
     let _ = fs::remove_file(&path);
     let listener = UnixListener::bind(&path)
+        .with_context(|| format!("cannot listen on the control socket {}", path.display()))?;
+    // One user who connects without end must not fill it before others.
+    nix::sys::socket::listen(&listener, Backlog::MAXCONN)
         .with_context(|| format!("cannot listen on the control socket {}", path.display()))?;
     // Rights come from who the peer is, not from the mode.
     fs::set_permissions(&path, fs::Permissions::from_mode(0o666))

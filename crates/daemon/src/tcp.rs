@@ -15,9 +15,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::active::Link;
-use crate::flows::{Beginning, FlowGuard, Leg};
+use crate::flows::{Beginning, FlowGuard, Leg, executable};
 use crate::lookup::AppLookup;
-use crate::shared::{Counts, Shared};
+use crate::refusals::What;
+use crate::shared::{Counts, Ends, Shared};
 
 const DNS_PORT: u16 = 53;
 /// How long a direct connection may take to open.
@@ -39,14 +40,19 @@ pub(crate) async fn serve(
     let Some(identity) = shared.capture.identify_tcp(source, target) else {
         return Counts::add(&shared.counts.unidentified);
     };
-    let Some(_share) = shared.tcp_flows.take(identity.uid) else {
-        return Counts::add(&shared.counts.over_budget);
+    let ends = Ends {
+        protocol: offramp_control::Protocol::Tcp,
+        source,
+        target,
+    };
+    let Some(_share) = shared.share(What::Flows, &identity, &ends) else {
+        return;
     };
     let Some(claims) = Box::pin(shared.claims_of(&identity)).await else {
         return Counts::add(&shared.counts.unidentified);
     };
     if target.port() == DNS_PORT {
-        return look_up(&shared, stream, target, identity, claims, &stop).await;
+        return look_up(&shared, stream, ends, identity, claims, &stop).await;
     }
     // The relay is a task of its own kind of memory: what opening needed is gone by then.
     let Some(opened) = Box::pin(open(&shared, identity, claims, source, target)).await else {
@@ -59,18 +65,18 @@ pub(crate) async fn serve(
 async fn look_up(
     shared: &Arc<Shared>,
     mut stream: TcpStream,
-    target: SocketAddr,
+    ends: Ends,
     identity: Identity,
     claims: Arc<Claims>,
     stop: &CancellationToken,
 ) {
     let (Some(asked), Some(lookup)) = (
-        shared.capture.asked(target.ip()),
-        AppLookup::new(shared, identity.class, claims),
+        shared.capture.asked(ends.target.ip()),
+        AppLookup::new(shared, identity, ends, claims),
     ) else {
         return;
     };
-    let asked = SocketAddr::new(asked, target.port());
+    let asked = SocketAddr::new(asked, DNS_PORT);
     lookup
         .responder()
         .serve_tcp(&mut stream, asked, &lookup, stop)
@@ -111,6 +117,7 @@ async fn open(
     let link = shared.link(&profile);
     let guard = shared.flows.begin(Beginning {
         identity,
+        executable: executable(identity.pid),
         claims,
         profile,
         protocol: Protocol::Tcp,

@@ -16,17 +16,16 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::active::Link;
-use crate::flows::{Beginning, FlowGuard};
+use crate::flows::{Beginning, FlowGuard, executable};
 use crate::lookup::AppLookup;
-use crate::shared::{Counts, Shared};
+use crate::refusals::What;
+use crate::shared::{Counts, Ends, Shared};
 
 const DNS_PORT: u16 = 53;
 /// A leg without a datagram either way ends (RFC 4787 section 4.3 asks for two minutes at least).
 const IDLE: Duration = Duration::from_secs(120);
 /// Datagrams that wait for a leg that is being opened or is slow.
 const QUEUE: usize = 128;
-/// Datagrams that wait until it is known which app sent them.
-const WAITING: usize = 1024;
 /// How long a leg that was not opened swallows what its socket sends on.
 const REFUSED: Duration = Duration::from_secs(1);
 /// What a leg has taken is sent before it ends with its socket.
@@ -122,11 +121,12 @@ impl Desk {
 
     /// Keeps a datagram until it is known which app sent it.
     fn wait(&mut self, arrival: Arrival) {
-        if self.waiting.len() >= WAITING {
+        let Ok(share) = self.shared.waiting.take(arrival.identity.uid) else {
             return Counts::add(&self.shared.counts.dropped_datagrams);
-        }
+        };
         let shared = Arc::clone(&self.shared);
         self.waiting.spawn(async move {
+            let _share = share;
             let claims = shared.claims_of(&arrival.identity).await;
             claims.map(|claims| (arrival, claims))
         });
@@ -161,7 +161,8 @@ impl Desk {
         identity: Identity,
         claims: Arc<Claims>,
     ) {
-        let Some(share) = self.shared.lookups.take(identity.uid) else {
+        let ends = ends(datagram.source, datagram.target);
+        let Some(share) = self.shared.share(What::Lookups, &identity, &ends) else {
             return Counts::add(&self.shared.counts.dropped_datagrams);
         };
         let shared = Arc::clone(&self.shared);
@@ -169,7 +170,7 @@ impl Desk {
             let _share = share;
             let (Some(asked), Some(lookup)) = (
                 shared.capture.asked(datagram.target.ip()),
-                AppLookup::new(&shared, identity.class, claims),
+                AppLookup::new(&shared, identity, ends, claims),
             ) else {
                 return;
             };
@@ -194,7 +195,7 @@ impl Desk {
         let Some(wanted) = shared.wanted(&claims, leg.1) else {
             return;
         };
-        let Some(share) = shared.udp_legs.take(identity.uid) else {
+        let Some(share) = shared.share(What::Legs, &identity, &ends(source, leg.1)) else {
             return Counts::add(&shared.counts.dropped_datagrams);
         };
         let (sender, datagrams) = mpsc::channel(QUEUE);
@@ -206,6 +207,7 @@ impl Desk {
             .unwrap_or_else(|| {
                 Arc::new(shared.flows.begin(Beginning {
                     identity,
+                    executable: executable(identity.pid),
                     profile: Shared::first_profile(&claims),
                     claims: Arc::clone(&claims),
                     protocol: Protocol::Udp,
@@ -362,6 +364,14 @@ impl Conversation {
         if let Err(error) = self.shared.replies.send(payload, self.target, self.source) {
             tracing::debug!(error = %error, "datagram not delivered");
         }
+    }
+}
+
+fn ends(source: SocketAddr, target: SocketAddr) -> Ends {
+    Ends {
+        protocol: offramp_control::Protocol::Udp,
+        source,
+        target,
     }
 }
 

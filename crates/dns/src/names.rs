@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use offramp_rules::{DomainName, Prefix};
 
+pub use self::table::NoAddress;
 use self::table::Table;
 
 pub(crate) mod file;
@@ -61,10 +62,18 @@ impl Names {
     }
 
     /// The address that stands for `name`: the same one while it is known, and mostly the same
-    /// after a restart. `None` when all addresses are in use or the family has no block.
-    pub fn address_for(&self, name: &DomainName, family: Family) -> Option<IpAddr> {
+    /// after a restart. `asker` is the user who asks: one other than root has addresses for a quarter
+    /// of the names at most.
+    pub fn address_for(
+        &self,
+        name: &DomainName,
+        family: Family,
+        asker: u32,
+    ) -> Result<IpAddr, NoAddress> {
         let now = Instant::now();
-        self.lock().family(family)?.address_for(name, now)
+        let mut tables = self.lock();
+        let table = tables.family(family).ok_or(NoAddress::NoBlock)?;
+        table.address_for(name, asker, now)
     }
 
     /// The name that `address` stands for; asking counts as use.

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use offramp_rules::DomainName;
 
 use crate::message::{self, Asked, Received};
-use crate::{Family, Names, SystemResolver};
+use crate::{Family, Names, NoAddress, SystemResolver};
 
 use self::special::Special;
 
@@ -53,6 +53,14 @@ pub trait Lookup: Send + Sync {
 
     /// Whether relayed names have IPv6 addresses; if not, AAAA is answered with no data at once.
     fn ipv6(&self) -> bool;
+
+    /// The user whose program asks; root's names are not counted.
+    fn asker(&self) -> u32 {
+        0
+    }
+
+    /// A name has no address because a limit is reached; the look-up fails.
+    fn no_address(&self, _why: NoAddress) {}
 
     /// Resolves at the far side what synthetic addresses cannot answer (MX, TXT, SRV, PTR, ...):
     /// raw query in, raw answer out. `asked` is the server that the app asked. Waited for at
@@ -142,8 +150,8 @@ impl Responder {
             return special.answer(query);
         }
         match query.question.query_type() {
-            RecordType::A => self.synthetic(query, name, Family::V4),
-            RecordType::AAAA if lookup.ipv6() => self.synthetic(query, name, Family::V6),
+            RecordType::A => self.synthetic(query, name, Family::V4, lookup),
+            RecordType::AAAA if lookup.ipv6() => self.synthetic(query, name, Family::V6, lookup),
             // Passed on as they are, the hints in HTTPS and SVCB would lead around the names.
             RecordType::AAAA | RecordType::HTTPS | RecordType::SVCB => {
                 query.negative(ResponseCode::NoError)
@@ -158,12 +166,18 @@ impl Responder {
         }
     }
 
-    fn synthetic(&self, query: &Asked, name: &DomainName, family: Family) -> Bytes {
-        match self.names.address_for(name, family) {
-            Some(IpAddr::V4(address)) => query.record(RData::A(A(address))),
-            Some(IpAddr::V6(address)) => query.record(RData::AAAA(AAAA(address))),
-            None => {
-                tracing::warn!(?family, "no synthetic address is free");
+    fn synthetic<L: Lookup>(
+        &self,
+        query: &Asked,
+        name: &DomainName,
+        family: Family,
+        lookup: &L,
+    ) -> Bytes {
+        match self.names.address_for(name, family, lookup.asker()) {
+            Ok(IpAddr::V4(address)) => query.record(RData::A(A(address))),
+            Ok(IpAddr::V6(address)) => query.record(RData::AAAA(AAAA(address))),
+            Err(why) => {
+                lookup.no_address(why);
                 query.code(ResponseCode::ServFail)
             }
         }

@@ -215,7 +215,11 @@ async fn dig_sees_the_synthetic_address_of_a_relayed_name() {
     let front = Front::start().await;
     let name = DomainName::parse("www.far.example").unwrap();
     for (kind, family) in [("A", Family::V4), ("AAAA", Family::V6)] {
-        let address = front.names.address_for(&name, family).unwrap().to_string();
+        let address = front
+            .names
+            .address_for(&name, family, 0)
+            .unwrap()
+            .to_string();
         for transport in [
             "+notcp",
             "+tcp",

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex};
 
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage,
     recvmsg, sendmsg, setsockopt, sockopt,
@@ -21,7 +22,8 @@ const PORT: u16 = 1;
 const BACKLOG: i32 = 65_535;
 /// Room for bursts while the daemon is busy, in octets.
 const UDP_BUFFER: usize = 8 << 20;
-/// Reply sockets that are kept open, one for each port that replies came from.
+/// Reply sockets that are kept open, one for each port that replies came from; fewer where there are
+/// few descriptors.
 const REPLY_SOCKETS: usize = 1024;
 
 /// Where captured flows arrive.
@@ -258,7 +260,9 @@ impl Replies {
         if let Some(socket) = sockets.get(&key) {
             return Ok(Arc::clone(socket));
         }
-        if sockets.len() >= REPLY_SOCKETS {
+        let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+        let most = REPLY_SOCKETS.min(usize::try_from(descriptors / 8).unwrap_or(REPLY_SOCKETS));
+        if sockets.len() >= most {
             // Rare (an app that asks a thousand ports), and a new one costs little.
             sockets.clear();
         }

@@ -13,17 +13,27 @@ pub(crate) struct ServerUrl {
     pub(crate) credentials: Option<Secret>,
 }
 
+/// What else proxies are reached by; other text before `://` may be anything.
+const SCHEMES: [&str; 10] = [
+    "http",
+    "socks",
+    "socks4",
+    "socks4a",
+    "socks5",
+    "socks5h",
+    "socks5+tls",
+    "h2",
+    "h3",
+    "ssh",
+];
+
 impl ServerUrl {
     /// Reads a URL. A fault never repeats the text: there may be a password in it.
     pub(crate) fn parse(text: &str) -> Result<Self, Fault> {
         let hint = "write https://HOST:PORT";
         let rest = match text.split_once("://") {
             Some(("https", rest)) => rest,
-            Some((scheme, _))
-                if scheme
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b == b'+') =>
-            {
+            Some((scheme, _)) if SCHEMES.contains(&scheme) => {
                 return Err(Fault::later(format!("{scheme}:// is not supported")).hint(hint));
             }
             _ => return Err(Fault::invalid("is no URL").hint(hint)),

@@ -8,6 +8,8 @@ use offramp_control::FlowEvent;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use crate::budget::Share;
+
 /// The body of an answer: bytes at once, or a line per event.
 pub(super) struct AnswerBody(Kind);
 
@@ -15,6 +17,8 @@ enum Kind {
     Whole(Option<Bytes>),
     Events {
         events: mpsc::Receiver<FlowEvent>,
+        /// Given back with the stream.
+        _share: Share,
         stopped: Pin<Box<WaitForCancellationFutureOwned>>,
     },
 }
@@ -27,9 +31,14 @@ impl AnswerBody {
     }
 
     /// Ends with the last event, or when the daemon stops.
-    pub(super) fn events(events: mpsc::Receiver<FlowEvent>, stop: CancellationToken) -> Self {
+    pub(super) fn events(
+        events: mpsc::Receiver<FlowEvent>,
+        share: Share,
+        stop: CancellationToken,
+    ) -> Self {
         Self(Kind::Events {
             events,
+            _share: share,
             stopped: Box::pin(stop.cancelled_owned()),
         })
     }
@@ -45,7 +54,9 @@ impl Body for AnswerBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match &mut self.0 {
             Kind::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Kind::Events { events, stopped } => {
+            Kind::Events {
+                events, stopped, ..
+            } => {
                 if let Poll::Ready(event) = events.poll_recv(context) {
                     return Poll::Ready(event.map(|event| Ok(Frame::data(line(&event)))));
                 }

@@ -36,7 +36,7 @@ impl Api for Echo {
     }
 
     async fn follow_flows(&self, _: &Peer) -> Result<mpsc::Receiver<FlowEvent>, Refusal> {
-        let (sender, receiver) = mpsc::channel(8);
+        let (sender, receiver) = mpsc::channel(self.events.len() + 1);
         for event in &self.events {
             sender.try_send(event.clone()).unwrap();
         }
@@ -404,4 +404,24 @@ async fn bad_requests_are_told_apart() {
             "{head}: {answer}"
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_stopped_is_cut() {
+    let events = vec![FlowEvent::Begin { flow: flow(1) }; 5000];
+    let (client, server) = UnixStream::pair().unwrap();
+    let api = Arc::new(Echo {
+        events,
+        hold_stream: true,
+    });
+    let served = serve_connection(server, api, CancellationToken::new());
+    client.writable().await.unwrap();
+    client
+        .try_write(b"GET /v1/flows?follow=true HTTP/1.1\r\nhost: x\r\n\r\n")
+        .unwrap();
+    let began = tokio::time::Instant::now();
+    timeout(Duration::from_secs(60), served)
+        .await
+        .expect("it is cut");
+    assert_eq!(began.elapsed().as_secs(), 10);
 }

@@ -134,6 +134,23 @@ impl Desk {
         }
     }
 
+    /// Limits that were reached lately, as far as they concern this user.
+    pub(super) fn limits_reached(&self, peer: &Peer) -> Vec<control::Problem> {
+        let now = std::time::Instant::now();
+        let reached = self.shared.flows.refusals.shown(scope(peer), now);
+        let shown = reached.into_iter().map(|message| control::Problem {
+            severity: Severity::Warning,
+            code: Some("LimitReached".into()),
+            file: None,
+            line: None,
+            column: None,
+            key: None,
+            message,
+            hint: Some("open flows go on; end some of them".into()),
+        });
+        shown.collect()
+    }
+
     pub(super) fn counters(&self) -> BTreeMap<String, u64> {
         let (flows, counts) = (&self.shared.flows, &self.shared.counts);
         let own = [

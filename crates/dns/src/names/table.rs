@@ -27,6 +27,11 @@ pub(super) struct Table {
     entries: HashMap<u128, Entry>,
     /// Entries that nobody holds, the longest unused first.
     idle: BTreeMap<u64, u128>,
+    /// Of these, the ones that one user alone has asked for, by user.
+    own_idle: BTreeMap<(u32, u64), u128>,
+    /// How many entries stand for names that each user other than root was the first to ask for.
+    shares: HashMap<u32, usize>,
+    of_users: usize,
     turn: u64,
 }
 
@@ -36,6 +41,21 @@ struct Entry {
     used: Instant,
     turn: u64,
     holders: usize,
+    /// Who was the first to ask; root for what was restored.
+    owner: u32,
+    /// Others have asked as well.
+    shared: bool,
+}
+
+/// Why a name has no address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoAddress {
+    /// The asking user has as many names as one may have.
+    User(usize),
+    /// All addresses are in use; what is left is for other users.
+    All(usize),
+    /// There is no block of addresses of this family.
+    NoBlock,
 }
 
 impl Table {
@@ -52,6 +72,9 @@ impl Table {
             places: HashMap::new(),
             entries: HashMap::new(),
             idle: BTreeMap::new(),
+            own_idle: BTreeMap::new(),
+            shares: HashMap::new(),
+            of_users: 0,
             turn: 0,
         }
     }
@@ -60,17 +83,69 @@ impl Table {
         self.capacity
     }
 
-    pub(super) fn address_for(&mut self, name: &DomainName, now: Instant) -> Option<IpAddr> {
-        let place = match self.places.get(name) {
-            Some(&place) => place,
-            None => self.free_place(name, now)?,
-        };
-        if self.entries.contains_key(&place) {
+    pub(super) fn address_for(
+        &mut self,
+        name: &DomainName,
+        asker: u32,
+        now: Instant,
+    ) -> Result<IpAddr, NoAddress> {
+        if let Some(&place) = self.places.get(name) {
+            self.share(place, asker);
             self.touch(place, now);
-        } else {
-            self.insert(name.clone(), place, now);
+            return Ok(self.address_at(place));
         }
-        Some(self.address_at(place))
+        self.make_room(asker, now)?;
+        let all = NoAddress::All(self.capacity);
+        let place = self.free_place(name, now).ok_or(all)?;
+        self.insert(name.clone(), place, asker, now);
+        Ok(self.address_at(place))
+    }
+
+    /// Another user's question for the name keeps it from going with the first one's.
+    fn share(&mut self, place: u128, asker: u32) {
+        if let Some(entry) = self.entries.get_mut(&place)
+            && entry.owner != asker
+            && !entry.shared
+        {
+            entry.shared = true;
+            self.own_idle.remove(&(entry.owner, entry.turn));
+        }
+    }
+
+    /// Whether one more name of a user who has `own` leaves enough for other users: of three quarters
+    /// no more than is left, and an eighth to those who have less than a thousandth.
+    fn leaves_others(&self, own: usize) -> bool {
+        let left = (self.capacity - self.capacity / 4).saturating_sub(self.of_users);
+        match own < (self.capacity / 1024).max(1) {
+            true => left > 0,
+            false => own < left.saturating_sub(self.capacity / 8),
+        }
+    }
+
+    /// A user other than root has a quarter of the names at most: one who asks for names without end
+    /// is out of names before others are.
+    fn make_room(&mut self, asker: u32, now: Instant) -> Result<(), NoAddress> {
+        if asker == 0 {
+            return Ok(());
+        }
+        let own = self.shares.get(&asker).copied().unwrap_or(0);
+        let most = (self.capacity / 4).max(1);
+        if own < most && self.leaves_others(own) {
+            return Ok(());
+        }
+        let oldest = self.own_idle.range((asker, 0)..=(asker, u64::MAX)).next();
+        let old = oldest.map(|(_, place)| *place).filter(|place| {
+            let used = self.entries.get(place).map(|entry| entry.used);
+            used.is_some_and(|used| now.saturating_duration_since(used) >= KEEP)
+        });
+        match old {
+            Some(place) => {
+                self.remove(place);
+                Ok(())
+            }
+            None if own >= most => Err(NoAddress::User(most)),
+            None => Err(NoAddress::All(self.capacity)),
+        }
     }
 
     pub(super) fn name_of(&mut self, address: IpAddr, now: Instant) -> Option<DomainName> {
@@ -84,6 +159,7 @@ impl Table {
         let entry = self.entries.get_mut(&self.place_of(address)?)?;
         entry.holders += 1;
         self.idle.remove(&entry.turn);
+        self.own_idle.remove(&(entry.owner, entry.turn));
         Some(entry.name.clone())
     }
 
@@ -108,7 +184,7 @@ impl Table {
         if fits {
             // What nobody used for long makes room for new names after a restart too.
             let used = now.checked_sub(line.unused.min(KEEP)).unwrap_or(now);
-            self.insert(line.name.clone(), place, used);
+            self.insert(line.name.clone(), place, 0, used);
         }
         fits
     }
@@ -129,15 +205,22 @@ impl Table {
             .collect()
     }
 
-    fn insert(&mut self, name: DomainName, place: u128, now: Instant) {
+    fn insert(&mut self, name: DomainName, place: u128, owner: u32, now: Instant) {
         self.turn += 1;
         self.places.insert(name.clone(), place);
         self.idle.insert(self.turn, place);
+        self.own_idle.insert((owner, self.turn), place);
+        if owner != 0 {
+            *self.shares.entry(owner).or_default() += 1;
+            self.of_users += 1;
+        }
         let entry = Entry {
             name,
             used: now,
             turn: self.turn,
             holders: 0,
+            owner,
+            shared: false,
         };
         self.entries.insert(place, entry);
     }
@@ -147,11 +230,31 @@ impl Table {
             return;
         };
         self.idle.remove(&entry.turn);
+        self.own_idle.remove(&(entry.owner, entry.turn));
         self.turn += 1;
         entry.turn = self.turn;
         entry.used = now;
         if entry.holders == 0 {
             self.idle.insert(entry.turn, place);
+            if !entry.shared {
+                self.own_idle.insert((entry.owner, entry.turn), place);
+            }
+        }
+    }
+
+    fn remove(&mut self, place: u128) {
+        let Some(entry) = self.entries.remove(&place) else {
+            return;
+        };
+        self.places.remove(&entry.name);
+        self.idle.remove(&entry.turn);
+        self.own_idle.remove(&(entry.owner, entry.turn));
+        if let Some(count) = self.shares.get_mut(&entry.owner) {
+            self.of_users -= 1;
+            *count -= 1;
+            if *count == 0 {
+                self.shares.remove(&entry.owner);
+            }
         }
     }
 
@@ -173,14 +276,12 @@ impl Table {
     }
 
     fn evict(&mut self, now: Instant) -> Option<u128> {
-        let (&turn, &place) = self.idle.first_key_value()?;
+        let (_, &place) = self.idle.first_key_value()?;
         let entry = self.entries.get(&place)?;
         if now.saturating_duration_since(entry.used) < KEEP {
             return None;
         }
-        self.places.remove(&entry.name);
-        self.entries.remove(&place);
-        self.idle.remove(&turn);
+        self.remove(place);
         Some(place)
     }
 

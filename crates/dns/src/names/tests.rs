@@ -29,20 +29,35 @@ fn saved(names: &Names) -> Vec<u8> {
 #[test]
 fn an_address_stands_for_one_name_in_each_family() {
     let names = standard();
-    let v4 = names.address_for(&name("a.example"), Family::V4).unwrap();
-    let v6 = names.address_for(&name("a.example"), Family::V6).unwrap();
+    let v4 = names
+        .address_for(&name("a.example"), Family::V4, 0)
+        .ok()
+        .unwrap();
+    let v6 = names
+        .address_for(&name("a.example"), Family::V6, 0)
+        .ok()
+        .unwrap();
     assert!(v4.is_ipv4() && v6.is_ipv6());
-    assert_eq!(names.address_for(&name("A.example."), Family::V4), Some(v4));
+    assert_eq!(
+        names.address_for(&name("A.example."), Family::V4, 0).ok(),
+        Some(v4)
+    );
     assert_eq!(names.name_of(v4), Some(name("a.example")));
     assert_eq!(names.name_of(v6), Some(name("a.example")));
-    let other = names.address_for(&name("b.example"), Family::V4).unwrap();
+    let other = names
+        .address_for(&name("b.example"), Family::V4, 0)
+        .ok()
+        .unwrap();
     assert_ne!(other, v4);
 }
 
 #[test]
 fn a_v4_mapped_address_is_its_ipv4_address() {
     let names = standard();
-    let address = names.address_for(&name("a.example"), Family::V4).unwrap();
+    let address = names
+        .address_for(&name("a.example"), Family::V4, 0)
+        .ok()
+        .unwrap();
     let IpAddr::V4(v4) = address else {
         panic!("not IPv4: {address}")
     };
@@ -55,7 +70,10 @@ fn a_v4_mapped_address_is_its_ipv4_address() {
 #[test]
 fn without_a_block_a_family_has_no_addresses() {
     let names = names("198.18.0.0/15", None, 10);
-    assert_eq!(names.address_for(&name("a.example"), Family::V6), None);
+    assert_eq!(
+        names.address_for(&name("a.example"), Family::V6, 0).ok(),
+        None
+    );
     assert!(!names.contains("fd6f:6666:7261:6d70::1000".parse().unwrap()));
     assert_eq!(names.name_of("fd00::1".parse().unwrap()), None);
 }
@@ -65,7 +83,9 @@ fn the_ends_of_the_block_are_never_given() {
     let names = names("198.18.0.0/22", None, usize::MAX);
     let mut seen = std::collections::HashSet::new();
     for i in 0..512 {
-        let address = names.address_for(&name(&format!("n{i}.example")), Family::V4);
+        let address = names
+            .address_for(&name(&format!("n{i}.example")), Family::V4, 0)
+            .ok();
         assert!(seen.insert(address.unwrap()));
     }
     let first = seen.iter().min().unwrap().to_string();
@@ -74,7 +94,10 @@ fn the_ends_of_the_block_are_never_given() {
         (first.as_str(), last.as_str()),
         ("198.18.1.0", "198.18.2.255")
     );
-    assert_eq!(names.address_for(&name("more.example"), Family::V4), None);
+    assert_eq!(
+        names.address_for(&name("more.example"), Family::V4, 0).ok(),
+        None
+    );
     assert!(names.contains("198.18.0.1".parse().unwrap()));
     assert!(names.hold("198.18.0.1".parse().unwrap()).is_none());
 }
@@ -83,74 +106,111 @@ fn the_ends_of_the_block_are_never_given() {
 fn blocks_without_room_give_nothing() {
     for block in ["198.18.0.0/32", "198.18.0.0/23"] {
         let names = names(block, None, 10);
-        assert_eq!(names.address_for(&name("a.example"), Family::V4), None);
+        assert_eq!(
+            names.address_for(&name("a.example"), Family::V4, 0).ok(),
+            None
+        );
     }
     let none = names("198.18.0.0/15", None, 0);
-    assert_eq!(none.address_for(&name("a.example"), Family::V4), None);
+    assert_eq!(
+        none.address_for(&name("a.example"), Family::V4, 0).ok(),
+        None
+    );
     let all = names("0.0.0.0/0", Some("::/0"), 2);
-    assert!(all.address_for(&name("a.example"), Family::V4).is_some());
-    assert!(all.address_for(&name("a.example"), Family::V6).is_some());
+    assert!(
+        all.address_for(&name("a.example"), Family::V4, 0)
+            .ok()
+            .is_some()
+    );
+    assert!(
+        all.address_for(&name("a.example"), Family::V6, 0)
+            .ok()
+            .is_some()
+    );
 }
 
 #[test]
 fn an_address_is_reused_only_after_ten_minutes_without_use() {
     let mut table = Table::new("198.18.0.0/15".parse().unwrap(), 2);
     let start = Instant::now();
-    let a = table.address_for(&name("a"), start).unwrap();
-    let b = table.address_for(&name("b"), start).unwrap();
+    let a = table.address_for(&name("a"), 0, start).ok().unwrap();
+    let b = table.address_for(&name("b"), 0, start).ok().unwrap();
     let almost = start + KEEP - Duration::from_secs(1);
-    assert_eq!(table.address_for(&name("c"), almost), None);
+    assert_eq!(table.address_for(&name("c"), 0, almost).ok(), None);
     assert_eq!(table.name_of(a, almost), Some(name("a")));
 
     let later = start + KEEP;
-    assert!(table.address_for(&name("c"), later).is_some());
+    assert!(table.address_for(&name("c"), 0, later).ok().is_some());
     assert_eq!(table.name_of(b, later), None, "b was the longest unused");
     assert_eq!(table.name_of(a, later), Some(name("a")));
-    assert_eq!(table.address_for(&name("b"), later), None);
+    assert_eq!(table.address_for(&name("b"), 0, later).ok(), None);
 }
 
 #[test]
 fn a_held_address_is_never_reused() {
     let mut table = Table::new("198.18.0.0/15".parse().unwrap(), 1);
     let start = Instant::now();
-    let a = table.address_for(&name("a"), start).unwrap();
+    let a = table.address_for(&name("a"), 0, start).ok().unwrap();
     assert_eq!(table.hold(a), Some(name("a")));
     assert_eq!(table.hold(a), Some(name("a")));
     let later = start + 10 * KEEP;
     table.release(a, later);
-    assert_eq!(table.address_for(&name("b"), later + KEEP), None);
+    assert_eq!(table.address_for(&name("b"), 0, later + KEEP).ok(), None);
     table.release(a, later + KEEP);
-    assert_eq!(table.address_for(&name("b"), later + KEEP), None);
-    assert!(table.address_for(&name("b"), later + 2 * KEEP).is_some());
+    assert_eq!(table.address_for(&name("b"), 0, later + KEEP).ok(), None);
+    assert!(
+        table
+            .address_for(&name("b"), 0, later + 2 * KEEP)
+            .ok()
+            .is_some()
+    );
     assert_ne!(table.name_of(a, later), Some(name("a")));
 }
 
 #[test]
 fn a_hold_ends_with_its_value() {
     let names = names("198.18.0.0/15", None, 1);
-    let address = names.address_for(&name("a.example"), Family::V4).unwrap();
+    let address = names
+        .address_for(&name("a.example"), Family::V4, 0)
+        .ok()
+        .unwrap();
     let held = names.hold(address).unwrap();
     assert_eq!(held.name(), &name("a.example"));
     let much_later = Instant::now() + 2 * KEEP;
-    let refused = names.lock().v4.address_for(&name("b.example"), much_later);
+    let refused = names
+        .lock()
+        .v4
+        .address_for(&name("b.example"), 0, much_later)
+        .ok();
     assert_eq!(refused, None);
     drop(held);
     let later = Instant::now() + KEEP;
-    let other = names.lock().v4.address_for(&name("b.example"), later);
+    let other = names
+        .lock()
+        .v4
+        .address_for(&name("b.example"), 0, later)
+        .ok();
     assert!(other.is_some());
 }
 
 #[test]
 fn a_new_start_maps_equal_without_any_file() {
     let (before, after) = (standard(), standard());
-    let address = before.address_for(&name("a.example"), Family::V6);
-    after.address_for(&name("other.example"), Family::V6);
-    assert_eq!(after.address_for(&name("a.example"), Family::V6), address);
+    let address = before.address_for(&name("a.example"), Family::V6, 0).ok();
+    after
+        .address_for(&name("other.example"), Family::V6, 0)
+        .ok();
+    assert_eq!(
+        after.address_for(&name("a.example"), Family::V6, 0).ok(),
+        address
+    );
 }
 
 #[test]
 fn the_place_of_a_name_does_not_change_between_releases() {
-    let address = standard().address_for(&name("example.com"), Family::V4);
+    let address = standard()
+        .address_for(&name("example.com"), Family::V4, 0)
+        .ok();
     assert_eq!(address.unwrap().to_string(), "198.19.92.104");
 }
 
@@ -174,7 +234,7 @@ fn what_was_unused_for_long_makes_room_after_a_restart() {
         let names = names("198.18.0.0/15", None, 1);
         let line = format!("a.example 198.18.1.1 {unused}\n");
         assert_eq!(names.load(line.as_bytes()).unwrap(), 1);
-        names.address_for(&name("b.example"), Family::V4)
+        names.address_for(&name("b.example"), Family::V4, 0).ok()
     };
     assert_eq!(load("0"), None);
     assert!(load("600").is_some());
@@ -185,9 +245,9 @@ fn what_was_unused_for_long_makes_room_after_a_restart() {
 fn the_time_without_use_is_saved() {
     let mut table = Table::new("198.18.0.0/15".parse().unwrap(), 3);
     let start = Instant::now();
-    let a = table.address_for(&name("a"), start).unwrap();
+    let a = table.address_for(&name("a"), 0, start).ok().unwrap();
     table.hold(a);
-    table.address_for(&name("b"), start);
+    table.address_for(&name("b"), 0, start).ok();
     let lines = table.latest_first(start + KEEP);
     let unused: Vec<_> = lines.iter().map(|l| (l.name.as_str(), l.unused)).collect();
     assert_eq!(unused, [("a", Duration::ZERO), ("b", KEEP)]);
@@ -197,7 +257,9 @@ fn the_time_without_use_is_saved() {
 fn when_room_is_short_the_latest_used_are_loaded() {
     let before = names("198.18.0.0/15", None, 10);
     for i in 0..10 {
-        before.address_for(&name(&format!("n{i}")), Family::V4);
+        before
+            .address_for(&name(&format!("n{i}")), Family::V4, 0)
+            .ok();
     }
     let file = saved(&before);
     let after = names("198.18.0.0/15", None, 3);
@@ -238,7 +300,7 @@ proptest! {
             match step {
                 Step::Ask(n, v6) => {
                     let family = if v6 { Family::V6 } else { Family::V4 };
-                    let Some(address) = names.address_for(&name(&format!("n{n}.example")), family) else {
+                    let Some(address) = names.address_for(&name(&format!("n{n}.example")), family, 0).ok() else {
                         prop_assert!(!addresses.contains_key(&(n, v6)));
                         prop_assert_eq!(addresses.keys().filter(|k| k.1 == v6).count(), capacity);
                         continue;
@@ -273,7 +335,7 @@ proptest! {
     fn saving_and_loading_keeps_the_order_too(count in 0..50_usize, touched in proptest::collection::vec(0..50_usize, 0..20)) {
         let before = standard();
         for n in (0..count).chain(touched.into_iter().filter(|n| *n < count)) {
-            before.address_for(&name(&format!("n{n}")), Family::V4);
+            before.address_for(&name(&format!("n{n}")), Family::V4, 0).ok();
         }
         let file = saved(&before);
         let after = standard();
@@ -289,4 +351,52 @@ proptest! {
     fn any_file_can_be_loaded(file in proptest::collection::vec(any::<u8>(), 0..500)) {
         standard().load(&file[..]).unwrap();
     }
+}
+
+#[test]
+fn a_user_who_asks_without_end_leaves_names_to_others() {
+    let names = names("198.18.0.0/22", None, 64);
+    let ask = |text: String, asker| names.address_for(&name(&text), Family::V4, asker);
+    let used = ask("used.example".into(), 1001).unwrap();
+    let got = (0..100_000).map_while(|n| ask(format!("n{n}.example"), 1000).ok());
+    assert_eq!(got.count(), 16);
+    assert_eq!(ask("more.example".into(), 1000), Err(NoAddress::User(16)));
+    assert_eq!(
+        ask("used.example".into(), 1000),
+        Ok(used),
+        "one that is known is no new one"
+    );
+    assert_eq!(names.name_of(used), Some(name("used.example")));
+    assert!(ask("other.example".into(), 1001).is_ok());
+    for asker in 2000..2006 {
+        let _ = (0..64)
+            .map_while(|n| ask(format!("u{asker}-{n}.example"), asker).ok())
+            .count();
+    }
+    assert!(
+        ask("last.example".into(), 3000).is_ok(),
+        "there are always some left"
+    );
+    let root = (0..64).map_while(|n| ask(format!("root{n}.example"), 0).ok());
+    assert!(root.count() >= 16, "a quarter is root's");
+}
+
+#[test]
+fn what_a_user_has_not_used_for_long_makes_room_for_the_users_own() {
+    let start = Instant::now();
+    let mut table = Table::new("198.18.0.0/22".parse().unwrap(), 8);
+    let ask =
+        |table: &mut Table, text: &str, asker, now| table.address_for(&name(text), asker, now);
+    let a = ask(&mut table, "a", 1000, start).unwrap();
+    ask(&mut table, "shared", 1000, start).unwrap();
+    ask(&mut table, "shared", 1001, start).unwrap();
+    assert_eq!(ask(&mut table, "b", 1000, start), Err(NoAddress::User(2)));
+    let later = start + KEEP;
+    assert!(ask(&mut table, "b", 1000, later).is_ok(), "a makes room");
+    assert_eq!(table.name_of(a, later), None);
+    assert_eq!(
+        ask(&mut table, "c", 1000, later),
+        Err(NoAddress::User(2)),
+        "what others use stays"
+    );
 }

@@ -112,7 +112,7 @@ async fn a_relayed_name_has_the_synthetic_address_of_the_name_map() {
         let address = answer.answers[0].data.ip_addr().unwrap();
         let name = DomainName::parse("www.example.com").unwrap();
         assert_eq!(
-            fixture.responder.names.address_for(&name, family),
+            fixture.responder.names.address_for(&name, family, 0).ok(),
             Some(address)
         );
         assert_eq!((answer.answers.len(), answer.answers[0].ttl), (1, 1));
