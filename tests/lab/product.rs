@@ -301,6 +301,21 @@ impl<'lab> Daemon<'lab> {
         self.server = Some(server.stop_with(Signal::SIGTERM));
     }
 
+    /// Starts a daemon in the place of the one that runs, and waits until it has taken over.
+    /// Returns the one before, which relays its flows until they end.
+    pub fn take_over(&mut self) -> Running {
+        let mut command = self.command();
+        command.arg("--takeover");
+        let mut next = Running::start(command).stop_with(Signal::SIGTERM);
+        wait_until("the new daemon has taken over", LIMIT, || {
+            next.complained().contains(" ready ") || !next.is_running()
+        });
+        if !next.is_running() {
+            panic!("{}", next.finish(LIMIT));
+        }
+        self.server.replace(next).expect("the daemon was started")
+    }
+
     /// The daemon's process.
     pub fn process(&mut self) -> &mut Running {
         self.server.as_mut().expect("the daemon was started")

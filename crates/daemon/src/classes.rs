@@ -26,13 +26,20 @@ pub(crate) struct Classes {
 #[derive(Serialize, Deserialize)]
 struct Kept {
     class: u16,
+    #[serde(flatten)]
+    claims: KeptClaims,
+}
+
+/// Claims as files and messages have them.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct KeptClaims {
     wrapper: Option<String>,
     user: Option<u32>,
     rules: Vec<KeptClaim>,
     below: Vec<KeptClaim>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct KeptClaim {
     profile: String,
     rule: String,
@@ -125,9 +132,21 @@ fn read(folder: &Path) -> BTreeMap<ClassId, Claims> {
 
 impl Kept {
     fn of((class, claims): (&ClassId, &Arc<Claims>)) -> Self {
-        let kept = |claims: &BTreeSet<Claim>| claims.iter().map(KeptClaim::of).collect();
         Self {
             class: class.number(),
+            claims: KeptClaims::of(claims),
+        }
+    }
+
+    fn to_class(&self) -> Option<(ClassId, Claims)> {
+        Some((ClassId::new(self.class)?, self.claims.to_claims()))
+    }
+}
+
+impl KeptClaims {
+    pub(crate) fn of(claims: &Claims) -> Self {
+        let kept = |claims: &BTreeSet<Claim>| claims.iter().map(KeptClaim::of).collect();
+        Self {
             wrapper: claims.wrapper.as_ref().map(ToString::to_string),
             user: claims.user,
             rules: kept(&claims.rules),
@@ -135,15 +154,14 @@ impl Kept {
         }
     }
 
-    fn to_class(&self) -> Option<(ClassId, Claims)> {
+    pub(crate) fn to_claims(&self) -> Claims {
         let claims = |kept: &[KeptClaim]| kept.iter().map(KeptClaim::to_claim).collect();
-        let claims = Claims {
+        Claims {
             wrapper: self.wrapper.as_deref().map(ProfileId::new),
             user: self.user,
             rules: claims(&self.rules),
             below: claims(&self.below),
-        };
-        Some((ClassId::new(self.class)?, claims))
+        }
     }
 }
 

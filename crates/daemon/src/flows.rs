@@ -1,5 +1,7 @@
 //! The live flows: who sees them, and the one line that each leaves in the log.
 
+mod handed;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -16,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::active::Link;
 use crate::pace::Pace;
 use crate::refusals::{Line, Refusals};
+use crate::takeover::Successor;
+use crate::takeover::wire::Way;
 
 /// How many events a slow follower may be behind before it misses some.
 const FOLLOWER_QUEUE: usize = 1024;
@@ -27,6 +31,8 @@ pub(crate) struct Flows {
     next: AtomicU64,
     live: Mutex<HashMap<u64, Arc<Record>>>,
     followers: Mutex<Vec<Follower>>,
+    /// The daemon that shows these flows as its own from here on.
+    successor: OnceLock<Successor>,
     /// Flows that have ended, by way.
     pub(crate) relayed: AtomicU64,
     pub(crate) direct: AtomicU64,
@@ -47,6 +53,7 @@ impl Default for Flows {
             refused: AtomicU64::new(0),
             refusals: Refusals::default(),
             lines: Pace::new(LINES.0, LINES.1),
+            successor: OnceLock::new(),
         }
     }
 }
@@ -339,6 +346,9 @@ impl FlowGuard {
             verdict: verdict.clone(),
             cut: cut.clone(),
         });
+        if let (Some(successor), Some(way)) = (self.flows.successor(), Way::of(target, verdict)) {
+            successor.has_way(self.record.id, way);
+        }
         Leg {
             record: Arc::clone(&self.record),
             target: target.clone(),
@@ -380,6 +390,10 @@ impl Drop for FlowGuard {
         ended.fetch_add(1, Ordering::Relaxed);
         self.flows
             .tell(record, |flow| control::FlowEvent::End { flow });
+        if let Some(successor) = self.flows.successor() {
+            // It writes the line.
+            return successor.ended(record);
+        }
         match self.flows.lines.take(record.identity.uid, Instant::now()) {
             Ok(0) => {}
             Ok(count) => left_out(record.identity.uid, count),

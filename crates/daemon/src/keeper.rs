@@ -7,7 +7,7 @@ use std::time::Duration;
 use offramp_intercept::Event;
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::closing::Closing;
@@ -25,6 +25,8 @@ const BURST: Duration = Duration::from_millis(50);
 const LOOK: Duration = Duration::from_secs(1);
 /// How long sockets may be another's than the verdict on a program that was started says.
 const SWEEP: Duration = Duration::from_secs(1);
+/// How long programs that were started may take to be recognised at the end.
+const DECIDED: Duration = Duration::from_secs(5);
 
 /// Says that the daemon is well, for as long as its runtime runs tasks.
 pub(crate) async fn beat(shared: Arc<Shared>, stop: CancellationToken) {
@@ -51,6 +53,18 @@ pub(crate) async fn follow_states(shared: Arc<Shared>, stop: CancellationToken) 
     }
 }
 
+/// The same where another daemon tells the kernel programs.
+pub(crate) async fn follow_states_alone(shared: Arc<Shared>, stop: CancellationToken) {
+    while stop
+        .run_until_cancelled(shared.changed.notified())
+        .await
+        .is_some()
+    {
+        let world = shared.survey().await;
+        shared.world.send_replace(Arc::new(world));
+    }
+}
+
 /// Follows what ends in the kernel.
 pub(crate) async fn follow_events(
     shared: Arc<Shared>,
@@ -66,9 +80,9 @@ pub(crate) async fn follow_events(
     let mut looked = Instant::now();
     loop {
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
             event = shared.capture.event(), if deciding.len() < DECIDING => match event {
-                Some(Event::SocketClosed { cookie }) => drop(closed.send(cookie)),
+                Some(Event::SocketClosed { cookie }) => close(&shared, &closed, cookie),
                 Some(Event::Ended) => {
                     ended.get_or_insert_with(|| Instant::now() + BURST);
                 }
@@ -113,6 +127,25 @@ pub(crate) async fn follow_events(
             }
         }
     }
+    // Who reads the ring from here on does not see what has been taken out of it.
+    for event in shared.capture.taken_events().await {
+        match event {
+            Event::SocketClosed { cookie } => close(&shared, &closed, cookie),
+            Event::Exec(exec) => drop(deciding.spawn(Arc::clone(&shared).decide_exec(*exec))),
+            // Both are looked at from time to time.
+            Event::Ended | Event::Moved { .. } => {}
+        }
+    }
+    let decided = async { while deciding.join_next().await.is_some() {} };
+    if timeout(DECIDED, decided).await.is_err() {
+        tracing::warn!("programs that were started are not recognised yet");
+    }
+}
+
+fn close(shared: &Shared, closed: &broadcast::Sender<u64>, cookie: u64) {
+    // Nobody waits for it where there is no desk.
+    let _ = closed.send(cookie);
+    shared.before.close(cookie);
 }
 
 async fn until(time: Option<Instant>) {

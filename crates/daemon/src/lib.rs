@@ -27,10 +27,12 @@ mod roam;
 mod shared;
 mod start;
 mod state;
+mod takeover;
 mod tcp;
 mod udp;
 mod verdicts;
 mod watcher;
+mod work;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -38,6 +40,7 @@ use std::time::Duration;
 
 pub use lockdown::lockdown;
 pub use start::{run, uninstall};
+pub use takeover::Takeover;
 
 /// How long flows may go on after the daemon was told to stop.
 pub const DRAIN: Duration = Duration::from_secs(5);
@@ -61,6 +64,11 @@ impl Config {
     /// Where clients connect.
     pub fn socket(&self) -> PathBuf {
         self.runtime.join("control.sock")
+    }
+
+    /// Where a new daemon takes over from the one that runs.
+    pub(crate) fn takeover_socket(&self) -> PathBuf {
+        self.runtime.join("takeover.sock")
     }
 
     /// Holds the name of the instance, for those who clean up after it.

@@ -13,7 +13,7 @@ use offramp_intercept::{Capture, Sockets, StartError};
 use offramp_rules::{Identity, Profile, Profiles, Rule};
 
 use crate::shared::Shared;
-use crate::start::{assemble, check_requirements, make_runtime, restore};
+use crate::start::{Parts, check_requirements, make_runtime, restore};
 use crate::state::State;
 use crate::{Config, chain};
 
@@ -66,7 +66,7 @@ fn lock(config: Config, capture: Capture, sockets: &Sockets) -> Arc<Shared> {
         tracing::warn!(error = %error, "state folder not written");
         "fd00::/64".parse().expect("it is a block")
     });
-    assemble(config, capture, sockets, &state, synthetic_v6, false)
+    Parts::read(config, synthetic_v6, false).assemble(capture, sockets, &state)
 }
 
 /// How many rules of enabled profiles name apps by themselves, not by `offramp run`.

@@ -143,8 +143,9 @@ impl Lookup for AppLookup {
     }
 
     async fn approve(&self, addresses: &[(IpAddr, Duration)]) {
-        // Others wait for their verdict in the same class.
-        if self.identity.class == ClassId::UNDECIDED {
+        // Others wait for their verdict in the same class; and what another daemon has is its own.
+        let is_handed_over = self.shared.flows.successor().is_some();
+        if self.identity.class == ClassId::UNDECIDED || is_handed_over {
             return;
         }
         for (address, _) in addresses {

@@ -4,10 +4,11 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use offramp_daemon::{Config, lockdown, run, uninstall};
+use offramp_daemon::{Config, Takeover, lockdown, run, uninstall};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -46,6 +47,17 @@ struct Arguments {
     /// Tells several daemons on one machine apart
     #[arg(long, global = true, value_name = "NAME", default_value = "default", value_parser = instance)]
     instance: String,
+    /// Go on in the place of the daemon that runs: no flow ends, none is refused
+    #[arg(long, conflicts_with = "uninstall")]
+    takeover: bool,
+    /// With --takeover: how long open flows may go on in the old daemon
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 86_400,
+        requires = "takeover"
+    )]
+    drain: u64,
     /// Remove what a daemon that is no longer there left on the machine, and exit
     #[arg(long)]
     uninstall: bool,
@@ -104,11 +116,13 @@ fn start(arguments: Arguments) -> anyhow::Result<()> {
         if let Some(Action::Lockdown) = arguments.command {
             return lockdown(config).await;
         }
+        let drain = Duration::from_secs(arguments.drain);
+        let takeover = arguments.takeover.then_some(Takeover { drain });
         let stop = CancellationToken::new();
         let reload = Arc::new(Notify::new());
         let signals = listen(stop.clone(), Arc::clone(&reload))?;
         tokio::select! {
-            ended = run(config, stop, reload) => ended,
+            ended = run(config, takeover, stop, reload) => ended,
             () = signals => anyhow::bail!("ended by a second signal; `offramp uninstall` removes what is left"),
         }
     })

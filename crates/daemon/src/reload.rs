@@ -86,8 +86,11 @@ impl Shared {
         self.ask_kernel(&policy).await;
         // Who asked the facts before they were learnt asks them again.
         self.see_rules();
+        let is_new = policy.rules != *before;
         self.policy.send_replace(policy);
-        self.disapprove_all().await;
+        if is_new {
+            self.disapprove_all().await;
+        }
         self.recognise_running(before).await;
     }
 
@@ -144,7 +147,7 @@ impl Shared {
     }
 
     /// Cuts the flows that go another way under the rules of now.
-    fn recheck_flows(&self, apps: &BTreeMap<u32, Arc<Claims>>, before: &Profiles) {
+    pub(crate) fn recheck_flows(&self, apps: &BTreeMap<u32, Arc<Claims>>, before: &Profiles) {
         let (policy, world) = (self.policy(), Arc::clone(&self.world.borrow()));
         let cut = self.flows.recheck(|pid, claims, target, verdict| {
             let now = match apps.get(&pid) {

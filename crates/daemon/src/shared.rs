@@ -12,6 +12,7 @@ use offramp_intercept::{Capture, ClassId, Identity, Label, Labelled, Replies, St
 use offramp_relay::Limits;
 use offramp_rules::{Claims, Decision, Host, ProfileId, Target, Verdict, World, decide};
 use tokio::sync::{Notify, watch};
+use tokio_util::task::TaskTracker;
 
 use crate::Config;
 use crate::active::Link;
@@ -22,6 +23,7 @@ use crate::facts::Facts;
 use crate::flows::{Flows, executable};
 use crate::policy::Policy;
 use crate::refusals::{Key, Refused, What};
+use crate::takeover::Before;
 use crate::verdicts::Verdicts;
 
 /// How long a flow waits for an upstream that is still connecting.
@@ -77,6 +79,10 @@ pub(crate) struct Shared {
     rules_seen: AtomicU64,
     /// Whether processes changed faster than they could be recognised.
     pub(crate) restless: AtomicBool,
+    /// Flows that ask what claims their app, and look-ups over TCP: who takes over waits for them.
+    pub(crate) asking: TaskTracker,
+    /// The daemon that this one has taken over from.
+    pub(crate) before: Before,
     tables: Mutex<Tables>,
 }
 
@@ -163,6 +169,8 @@ impl Shared {
             verdicts: Verdicts::default(),
             rules_seen: AtomicU64::new(0),
             restless: AtomicBool::new(false),
+            asking: TaskTracker::new(),
+            before: Before::default(),
             tables: Mutex::new(Tables {
                 classes,
                 ephemeral,
@@ -364,6 +372,11 @@ impl Shared {
         let mut tables = self.tables();
         tables.last_run += 1;
         tables.last_run
+    }
+
+    /// The last of those numbers.
+    pub(crate) fn last_run(&self) -> u32 {
+        self.tables().last_run
     }
 
     /// Those numbers go on from here.

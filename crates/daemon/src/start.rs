@@ -1,83 +1,63 @@
 //! Start and stop of the daemon.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
-use nix::sys::socket::Backlog;
 use offramp_control::Lifecycle;
 use offramp_intercept::{Capture, ClassId, Label, Sockets};
-use offramp_relay::{Limit, serve};
-use offramp_rules::{Identity, Layer, Profile, Profiles, Rule};
+use offramp_rules::{Identity, Layer, Prefix, Profile, ProfileId, Profiles, Rule};
 use tokio::net::UnixListener;
-use tokio::sync::{Notify, broadcast};
-use tokio::task::JoinSet;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::control::Desk;
+use crate::ephemeral::Ephemeral;
 use crate::policy::{Policy, Sources};
-use crate::shared::{Shared, TCP_FLOWS};
+use crate::shared::Shared;
 use crate::state::State;
-use crate::{Config, DRAIN, api, classes, ephemeral, files, keeper, roam, tcp, udp, watcher};
+use crate::takeover::{self, Asked, Takeover};
+use crate::work::{Work, listen_at};
+use crate::{Config, classes, ephemeral, files};
 
-/// Ends of UDP sockets that wait to be acted on.
-const CLOSED: usize = 16_384;
-
-/// Runs until `stop`; `reload` is notified by SIGHUP. Ends with what was added to the machine
-/// removed, unless managed apps still run or managed rules name apps: these stay refused.
+/// Runs until `stop`, or until another daemon has taken over and the flows of this one have ended;
+/// `reload` is notified by SIGHUP. Ends with what was added to the machine removed, unless managed
+/// apps still run, managed rules name apps, or another daemon has it: these stay as they are.
+///
+/// With `takeover` it goes on in the place of the daemon that runs, if one does.
 pub async fn run(
     config: Config,
+    takeover: Option<Takeover>,
     stop: CancellationToken,
     reload: Arc<Notify>,
 ) -> anyhow::Result<()> {
     check_requirements(&config)?;
     let (state, synthetic_v6) = open_state(&config)?;
-    make_runtime(&config)?;
-    let (capture, sockets) = match Capture::start(&config.capture()).await {
-        Ok(started) => started,
-        Err(error) => return Err(anyhow::Error::new(error).context("cannot capture")),
+    let asked = match takeover {
+        Some(takeover) => takeover::ask(&config, takeover).await?,
+        None => None,
     };
-    let shared = assemble(config, capture, &sockets, &state, synthetic_v6, true);
-    let listener = match prepare(&shared, &state).await {
-        Ok(listener) => listener,
-        Err(error) => {
-            // What has just been added goes again, unless apps that an earlier run left refused would
-            // go direct.
-            let is_first = shared.capture.is_first();
-            if is_first && shared.labelled().is_ok_and(|found| found.is_empty()) {
-                let _ = shared.capture.stop().await;
-            }
-            return Err(error);
-        }
+    let mut work = match asked {
+        Some(asked) => take_over(config, &state, synthetic_v6, asked).await?,
+        None => start(config, &state, synthetic_v6).await?,
     };
-    let mut tasks = JoinSet::new();
-    let work = CancellationToken::new();
-    begin(&shared, sockets, &work, &mut tasks);
-    let desk = Arc::new(Desk::new(
-        Arc::clone(&shared),
-        State::open(&shared.config.state)?,
-    ));
-    let control_stop = work.clone();
-    tasks.spawn(async move {
-        let clients = Limit::refuse(api::MOST);
-        let stop = control_stop.clone();
-        serve(listener, clients, &control_stop, DRAIN, move |stream, _| {
-            api::serve_connection(stream, Arc::clone(&desk), stop.clone())
-        })
-        .await;
-    });
+    let shared = Arc::clone(&work.shared);
     shared.lifecycle.send_replace(Lifecycle::Ready);
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    notify_ready();
     tracing::info!(instance = shared.config.instance, socket = %shared.config.socket().display(), "ready");
-    let ended = wait(&shared, &stop, &reload, &mut tasks).await;
-    finish(&shared, &state, work, tasks).await?;
-    ended
+    match wait(&mut work, &stop, &reload).await {
+        Ok(Ended::HandedOver) => Ok(()),
+        Ok(Ended::Stopped) => finish(&shared, &state, work).await,
+        Err(error) => {
+            finish(&shared, &state, work).await?;
+            Err(error)
+        }
+    }
 }
 
-fn open_state(config: &Config) -> anyhow::Result<(State, offramp_rules::Prefix)> {
+fn open_state(config: &Config) -> anyhow::Result<(State, Prefix)> {
     let failed = || format!("cannot write the state folder {}", config.state.display());
     let state = State::open(&config.state).with_context(failed)?;
     let synthetic_v6 = state.synthetic_v6().with_context(failed)?;
@@ -95,15 +75,87 @@ pub(crate) fn make_runtime(config: &Config) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write into the folder {folder}"))
 }
 
-async fn prepare(shared: &Arc<Shared>, state: &State) -> anyhow::Result<UnixListener> {
-    let listener = control_socket(&shared.config)?;
+async fn start(config: Config, state: &State, synthetic_v6: Prefix) -> anyhow::Result<Work> {
+    make_runtime(&config)?;
+    let (capture, sockets) = match Capture::start(&config.capture()).await {
+        Ok(started) => started,
+        Err(error) => return Err(anyhow::Error::new(error).context("cannot capture")),
+    };
+    let parts = Parts::read(config, synthetic_v6, true);
+    let shared = parts.assemble(capture, &sockets, state);
+    let begun = async {
+        let listener = control_socket(&shared.config)?;
+        prepare(&shared).await?;
+        state.load_names(&shared.policy());
+        let next = takeover_socket(&shared.config)?;
+        Work::begin(Arc::clone(&shared), sockets, listener, next)
+    };
+    let begun = begun.await;
+    if begun.is_err() {
+        // What has just been added goes again, unless apps that an earlier run left refused would
+        // go direct.
+        let is_first = shared.capture.is_first();
+        if is_first && shared.labelled().is_ok_and(|found| found.is_empty()) {
+            let _ = shared.capture.stop().await;
+        }
+    }
+    begun
+}
+
+/// Everything is made ready while the daemon that runs goes on, and only then taken from it.
+async fn take_over(
+    config: Config,
+    state: &State,
+    synthetic_v6: Prefix,
+    mut asked: Asked,
+) -> anyhow::Result<Work> {
+    let prepared = Capture::prepare(&config.capture()).context("cannot capture")?;
+    let parts = Parts::read(config, synthetic_v6, true);
+    takeover::wait_until_connected(&parts.policy, &asked.connected).await?;
+    let (known, handed) = asked.take().await?;
+    let begun = std::time::Instant::now();
+    let taken = prepared.take_over(handed).await;
+    let (capture, sockets) = taken.context("cannot capture")?;
+    let shared = parts.assemble(capture, &sockets, state);
+    takeover::adopt(&shared, &known).await;
+    prepare(&shared).await?;
+    state.load_names(&shared.policy());
+    let pid = asked.pid();
+    let (stream, control) = asked.have().await?;
+    shared.capture.keep();
+    let next = takeover_socket(&shared.config)?;
+    let before = takeover::begin(&shared, pid, &known);
+    let mut work = Work::begin(Arc::clone(&shared), sockets, control, next)?;
+    tracing::info!(
+        flows = known.flows.len(),
+        paused_ms = begun.elapsed().as_millis() as u64,
+        "taken over"
+    );
+    before.go_on(&mut work, stream, known).await;
+    Ok(work)
+}
+
+/// Says so to the service manager, and whose process the service is from here on.
+fn notify_ready() {
+    let own = sd_notify::NotifyState::MainPid(std::process::id());
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, own]);
+}
+
+async fn prepare(shared: &Arc<Shared>) -> anyhow::Result<()> {
     let own = free_self(shared)?;
     tracing::debug!(threads = own, "the daemon itself is no app");
     restore(shared).await?;
     shared.reload().await;
     shared.begin_recognising().await;
-    state.load_names(&shared.policy());
-    Ok(listener)
+    Ok(())
+}
+
+/// Puts in force again what this daemon knows, after another was about to take over.
+pub(crate) async fn regain(shared: &Arc<Shared>) -> anyhow::Result<()> {
+    let last = shared.last_run();
+    prepare(shared).await?;
+    shared.runs_begin_behind(last);
+    Ok(())
 }
 
 /// Removes what a daemon that is no longer there left on the machine.
@@ -116,6 +168,7 @@ pub async fn uninstall(mut config: Config) -> anyhow::Result<()> {
         .await
         .context("cannot remove everything")?;
     let _ = fs::remove_file(config.socket());
+    let _ = fs::remove_file(config.takeover_socket());
     forget(&config);
     Ok(())
 }
@@ -143,41 +196,58 @@ pub(crate) fn check_requirements(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `reaches`: whether the servers of profiles are reached for.
-pub(crate) fn assemble(
+/// What is read before anything is captured: profiles, whose servers are reached for at once.
+pub(crate) struct Parts {
     config: Config,
-    capture: Capture,
-    sockets: &Sockets,
-    state: &State,
-    synthetic_v6: offramp_rules::Prefix,
-    reaches: bool,
-) -> Arc<Shared> {
-    let changed = Arc::new(Notify::new());
-    let ephemeral = ephemeral::load(&config.ephemeral());
-    let directories = config.directories();
-    let sources = Sources {
-        directories: &directories,
-        ephemeral: &ephemeral,
-        synthetic_v6,
-        changed: &changed,
-        reaches,
-    };
-    let policy = Policy::read(&sources, &Policy::default());
-    for problem in &policy.loaded.problems {
-        tracing::warn!(problem = %problem, "profile problem");
+    ephemeral: BTreeMap<ProfileId, Ephemeral>,
+    policy: Policy,
+    changed: Arc<Notify>,
+    synthetic_v6: Prefix,
+}
+
+impl Parts {
+    /// `reaches`: whether the servers of profiles are reached for.
+    pub(crate) fn read(config: Config, synthetic_v6: Prefix, reaches: bool) -> Self {
+        let changed = Arc::new(Notify::new());
+        let ephemeral = ephemeral::load(&config.ephemeral());
+        let directories = config.directories();
+        let sources = Sources {
+            directories: &directories,
+            ephemeral: &ephemeral,
+            synthetic_v6,
+            changed: &changed,
+            reaches,
+        };
+        let policy = Policy::read(&sources, &Policy::default());
+        for problem in &policy.loaded.problems {
+            tracing::warn!(problem = %problem, "profile problem");
+        }
+        Self {
+            config,
+            ephemeral,
+            policy,
+            changed,
+            synthetic_v6,
+        }
     }
-    let replies = Arc::clone(&sockets.replies);
-    let off = state.off();
-    Arc::new(Shared::new(
-        config,
-        capture,
-        replies,
-        policy,
-        ephemeral,
-        off,
-        synthetic_v6,
-        changed,
-    ))
+
+    pub(crate) fn assemble(
+        self,
+        capture: Capture,
+        sockets: &Sockets,
+        state: &State,
+    ) -> Arc<Shared> {
+        Arc::new(Shared::new(
+            self.config,
+            capture,
+            Arc::clone(&sockets.replies),
+            self.policy,
+            self.ephemeral,
+            state.off(),
+            self.synthetic_v6,
+            self.changed,
+        ))
+    }
 }
 
 fn control_socket(config: &Config) -> anyhow::Result<UnixListener> {
@@ -185,16 +255,15 @@ fn control_socket(config: &Config) -> anyhow::Result<UnixListener> {
     if std::os::unix::net::UnixStream::connect(&path).is_ok() {
         bail!("another offrampd answers at {}", path.display());
     }
-    let _ = fs::remove_file(&path);
-    let listener = UnixListener::bind(&path)
-        .with_context(|| format!("cannot listen on the control socket {}", path.display()))?;
-    // One user who connects without end must not fill it before others.
-    nix::sys::socket::listen(&listener, Backlog::MAXCONN)
-        .with_context(|| format!("cannot listen on the control socket {}", path.display()))?;
     // Rights come from who the peer is, not from the mode.
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o666))
-        .with_context(|| format!("cannot open the control socket {} to users", path.display()))?;
-    Ok(listener)
+    listen_at(&path, 0o666)
+        .with_context(|| format!("cannot listen on the control socket {}", path.display()))
+}
+
+/// Where a new daemon asks for everything; see [`crate::takeover`].
+fn takeover_socket(config: &Config) -> anyhow::Result<UnixListener> {
+    let path = config.takeover_socket();
+    listen_at(&path, 0o600).with_context(|| format!("cannot listen at {}", path.display()))
 }
 
 /// How many rules of the administrator's name apps by themselves, not by `offramp run`.
@@ -258,79 +327,38 @@ pub(crate) async fn restore(shared: &Shared) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts everything that works in the background.
-fn begin(
-    shared: &Arc<Shared>,
-    sockets: Sockets,
-    work: &CancellationToken,
-    tasks: &mut JoinSet<()>,
-) {
-    let (closed, _) = broadcast::channel(CLOSED);
-    let [udp_v4, udp_v6] = sockets.udp;
-    for intake in [udp_v4, udp_v6] {
-        let closed = closed.subscribe();
-        tasks.spawn(udp::serve(Arc::clone(shared), intake, closed, work.clone()));
-    }
-    for listener in sockets.tcp {
-        let (shared, work) = (Arc::clone(shared), work.clone());
-        tasks.spawn(async move {
-            let stop = work.clone();
-            let handler =
-                move |stream, source| tcp::serve(Arc::clone(&shared), stream, source, stop.clone());
-            // Flows that run may end by themselves within the drain; then they are cut.
-            serve(listener, Limit::refuse(TCP_FLOWS), &work, DRAIN, handler).await;
-        });
-    }
-    tasks.spawn(keeper::beat(Arc::clone(shared), work.clone()));
-    tasks.spawn(keeper::follow_states(Arc::clone(shared), work.clone()));
-    tasks.spawn(watcher::follow_network(Arc::clone(shared), work.clone()));
-    tasks.spawn(roam::follow_sleep(Arc::clone(shared), work.clone()));
-    tasks.spawn(keeper::follow_events(
-        Arc::clone(shared),
-        closed,
-        work.clone(),
-    ));
-    tasks.spawn(keeper::follow_files(Arc::clone(shared), work.clone()));
+enum Ended {
+    Stopped,
+    /// Everything is another daemon's.
+    HandedOver,
 }
 
-async fn wait(
-    shared: &Arc<Shared>,
-    stop: &CancellationToken,
-    reload: &Notify,
-    tasks: &mut JoinSet<()>,
-) -> anyhow::Result<()> {
+async fn wait(work: &mut Work, stop: &CancellationToken, reload: &Notify) -> anyhow::Result<Ended> {
+    let shared = Arc::clone(&work.shared);
     loop {
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
+        let request = tokio::select! {
+            () = stop.cancelled() => return Ok(Ended::Stopped),
             () = reload.notified() => {
                 let changed = shared.reload().await;
                 tracing::info!(changed, "profiles read again");
+                continue;
             }
-            Some(ended) = tasks.join_next() => {
-                ended.context("a part of the daemon broke")?;
-                bail!("a part of the daemon ended by itself");
-            }
+            request = work.next() => request?,
+        };
+        if takeover::hand_over(work, request, stop).await? {
+            return Ok(Ended::HandedOver);
         }
     }
 }
 
-async fn finish(
-    shared: &Arc<Shared>,
-    state: &State,
-    work: CancellationToken,
-    mut tasks: JoinSet<()>,
-) -> anyhow::Result<()> {
+async fn finish(shared: &Arc<Shared>, state: &State, mut work: Work) -> anyhow::Result<()> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     shared.lifecycle.send_replace(Lifecycle::Stopping);
     tracing::info!(flows = shared.flows.count(), "stopping");
-    work.cancel();
-    while let Some(ended) = tasks.join_next().await {
-        if let Err(error) = ended {
-            tracing::error!(error = %error, "a part of the daemon broke");
-        }
-    }
+    work.end().await;
     state.save_names(&shared.policy());
     let _ = fs::remove_file(shared.config.socket());
+    let _ = fs::remove_file(shared.config.takeover_socket());
     let running = shared
         .labelled()
         .map_or(1, |found| found.values().map(Vec::len).sum());

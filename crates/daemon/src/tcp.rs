@@ -24,8 +24,8 @@ const DNS_PORT: u16 = 53;
 /// How long a direct connection may take to open.
 const DIRECT_OPEN: Duration = Duration::from_secs(10);
 
-/// Serves one flow. Whatever goes wrong, the app sees a reset. `stop` ends look-ups; flows end by
-/// themselves, or with their profile.
+/// Serves one flow. Whatever goes wrong, the app sees a reset. After `stop` no more is looked up;
+/// flows end by themselves, or with their profile.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
     stream: TcpStream,
@@ -48,12 +48,14 @@ pub(crate) async fn serve(
     let Some(_share) = shared.share(What::Flows, &identity, &ends) else {
         return;
     };
+    let asking = shared.asking.token();
     let Some(claims) = Box::pin(shared.claims_of(&identity)).await else {
         return Counts::add(&shared.counts.unidentified);
     };
     if target.port() == DNS_PORT {
         return look_up(&shared, stream, ends, identity, claims, &stop).await;
     }
+    drop(asking);
     // The relay is a task of its own kind of memory: what opening needed is gone by then.
     let Some(opened) = Box::pin(open(&shared, identity, claims, source, target)).await else {
         return;

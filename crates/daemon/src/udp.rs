@@ -1,6 +1,7 @@
 //! Captured datagrams: one flow for each app socket, one leg of it for each target.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +11,9 @@ use offramp_control::Way;
 use offramp_dns::Transport;
 use offramp_intercept::{ClassId, Datagram, Identity, UdpIntake};
 use offramp_rules::{Claims, Protocol, Verdict};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{self, JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::active::Link;
@@ -20,6 +21,7 @@ use crate::flows::{Beginning, FlowGuard, executable};
 use crate::lookup::AppLookup;
 use crate::refusals::What;
 use crate::shared::{Counts, Ends, Shared};
+use crate::takeover::wire::{Forward, Undone};
 
 const DNS_PORT: u16 = 53;
 /// A leg without a datagram either way ends (RFC 4787 section 4.3 asks for two minutes at least).
@@ -30,17 +32,64 @@ const QUEUE: usize = 128;
 const REFUSED: Duration = Duration::from_secs(1);
 /// What a leg has taken is sent before it ends with its socket.
 const FLUSH: Duration = Duration::from_millis(200);
+/// How long look-ups may take that another daemon would have to make anew.
+const FINISH: Duration = Duration::from_millis(250);
 
 /// A socket of an app and one of its targets.
-type Leg = (u64, SocketAddr);
+pub(crate) type Leg = (u64, SocketAddr);
 
-/// Takes the datagrams of one address family until `stop`.
+/// What a desk is told.
+pub(crate) enum Order {
+    /// Take no more datagrams, and say what there is.
+    Pause(oneshot::Sender<Paused>),
+    /// Take datagrams again.
+    Resume,
+    /// The intake is another daemon's: go on with the legs that there are, and end with them.
+    Drain,
+    /// A datagram that the other daemon has taken for a leg of here.
+    Forwarded(Forward),
+    /// A datagram that another desk has taken and not dealt with.
+    Again(Undone),
+    /// The socket of an app is gone.
+    Closed(u64),
+}
+
+/// What a desk has, and all desks together.
+#[derive(Default)]
+pub(crate) struct Paused {
+    pub(crate) legs: Vec<Leg>,
+    pub(crate) undone: Vec<(SocketAddr, SocketAddr, Bytes)>,
+    /// The flows of the daemon, with their bytes.
+    pub(crate) flows: HashMap<u64, (u64, u64)>,
+}
+
+impl Paused {
+    pub(crate) fn undone(&self) -> Vec<Undone> {
+        let undone = self.undone.iter();
+        let undone = undone.map(|(source, target, payload)| Undone {
+            source: *source,
+            target: *target,
+            payload: payload.to_vec(),
+        });
+        undone.collect()
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Open,
+    Paused,
+    Draining,
+}
+
+/// Takes the datagrams of one address family until `stop`. Returns whether it was told to end.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
-    intake: UdpIntake,
+    intake: Arc<UdpIntake>,
     mut closed: tokio::sync::broadcast::Receiver<u64>,
+    mut orders: mpsc::Receiver<Order>,
     stop: CancellationToken,
-) {
+) -> bool {
     let mut desk = Desk {
         shared,
         legs: HashMap::new(),
@@ -48,31 +97,61 @@ pub(crate) async fn serve(
         tasks: JoinSet::new(),
         lookups: JoinSet::new(),
         waiting: JoinSet::new(),
+        undone: HashMap::new(),
     };
+    let mut intake = Some(intake);
     let mut buffer = vec![0; 65_535];
-    loop {
+    let mut mode = Mode::Open;
+    while mode != Mode::Draining || !desk.tasks.is_empty() {
         tokio::select! {
             () = stop.cancelled() => break,
             Some(ended) = desk.tasks.join_next() => if let Ok(leg) = ended { desk.end(leg) },
-            Some(_) = desk.lookups.join_next() => {}
-            Some(known) = desk.waiting.join_next() => match known {
-                Ok(Some((arrival, claims))) => desk.pass(arrival, claims),
-                _ => Counts::add(&desk.shared.counts.unidentified),
-            },
+            Some(looked_up) = desk.lookups.join_next_with_id() => desk.done(looked_up),
+            Some(known) = desk.waiting.join_next_with_id() => desk.known(known),
             Ok(cookie) = closed.recv() => desk.close(cookie),
-            received = intake.receive(&mut buffer) => match received {
-                Ok(datagram) => desk.take(datagram, &buffer[..datagram.length]),
+            Some(order) = orders.recv() => {
+                desk.obey(order, &mut mode).await;
+                if mode == Mode::Draining {
+                    intake = None;
+                }
+            }
+            received = receive(&intake, &mut buffer), if mode == Mode::Open => match received {
+                Ok(datagram) => desk.take(datagram.source, datagram.target, &buffer[..datagram.length]),
                 Err(error) => tracing::debug!(error = %error, "datagram not received"),
             },
         }
+    }
+    true
+}
+
+async fn receive(intake: &Option<Arc<UdpIntake>>, buffer: &mut [u8]) -> io::Result<Datagram> {
+    match intake {
+        Some(intake) => intake.receive(buffer).await,
+        None => std::future::pending().await,
     }
 }
 
 /// A datagram with its sender.
 struct Arrival {
-    datagram: Datagram,
+    source: SocketAddr,
+    target: SocketAddr,
     payload: Bytes,
     identity: Identity,
+}
+
+impl Arrival {
+    fn leg(&self) -> Leg {
+        (self.identity.cookie, self.target)
+    }
+
+    fn forward(self) -> Forward {
+        Forward {
+            cookie: self.identity.cookie,
+            source: self.source,
+            target: self.target,
+            payload: self.payload,
+        }
+    }
 }
 
 struct Desk {
@@ -83,18 +162,105 @@ struct Desk {
     tasks: JoinSet<Leg>,
     lookups: JoinSet<()>,
     waiting: JoinSet<Option<(Arrival, Arc<Claims>)>>,
+    /// What look-ups and waiting datagrams began with.
+    undone: HashMap<task::Id, (SocketAddr, SocketAddr, Bytes)>,
 }
 
 impl Desk {
-    fn take(&mut self, datagram: Datagram, payload: &[u8]) {
-        let Some(identity) = self
-            .shared
-            .capture
-            .identify_udp(datagram.source, datagram.target)
-        else {
+    async fn obey(&mut self, order: Order, mode: &mut Mode) {
+        match order {
+            Order::Pause(tell) => {
+                *mode = Mode::Paused;
+                // Who asked first is gone where nobody waits.
+                let _ = tell.send(self.pause().await);
+            }
+            Order::Resume => *mode = Mode::Open,
+            Order::Drain => *mode = Mode::Draining,
+            Order::Forwarded(datagram) => self.forwarded(datagram),
+            Order::Again(Undone {
+                source,
+                target,
+                payload,
+            }) => self.take(source, target, &payload),
+            Order::Closed(cookie) => self.close(cookie),
+        }
+    }
+
+    /// Look-ups that are fast are finished; who takes over makes the others anew.
+    async fn pause(&mut self) -> Paused {
+        let deadline = Instant::now() + FINISH;
+        while let Ok(Some(done)) = timeout_at(deadline, self.lookups.join_next_with_id()).await {
+            self.done(done);
+        }
+        self.lookups.abort_all();
+        while let Some(done) = self.lookups.join_next_with_id().await {
+            self.done(done);
+        }
+        self.waiting.abort_all();
+        while let Some(known) = self.waiting.join_next_with_id().await {
+            self.known(known);
+        }
+        Paused {
+            legs: self.legs.keys().copied().collect(),
+            undone: self.undone.drain().map(|(_, undone)| undone).collect(),
+            flows: HashMap::new(),
+        }
+    }
+
+    fn forwarded(&mut self, datagram: Forward) {
+        let leg = (datagram.cookie, datagram.target);
+        let open = self.legs.get(&leg).filter(|sender| !sender.is_closed());
+        match (open, self.shared.flows.successor()) {
+            (Some(sender), _) => {
+                if sender.try_send(datagram.payload).is_err() {
+                    Counts::add(&self.shared.counts.dropped_datagrams);
+                }
+            }
+            (None, Some(successor)) => successor.back(datagram),
+            (None, None) => {}
+        }
+    }
+
+    fn done(&mut self, done: Result<(task::Id, ()), JoinError>) {
+        match done {
+            Ok((id, ())) => drop(self.undone.remove(&id)),
+            // It was interrupted, and is still to be done.
+            Err(error) if error.is_cancelled() => {}
+            Err(error) => drop(self.undone.remove(&error.id())),
+        }
+    }
+
+    fn known(&mut self, known: Result<(task::Id, Option<(Arrival, Arc<Claims>)>), JoinError>) {
+        match known {
+            Ok((id, known)) => {
+                self.undone.remove(&id);
+                match known {
+                    Some((arrival, claims)) => self.pass(arrival, claims),
+                    None => Counts::add(&self.shared.counts.unidentified),
+                }
+            }
+            Err(error) if error.is_cancelled() => {}
+            Err(error) => drop(self.undone.remove(&error.id())),
+        }
+    }
+
+    fn take(&mut self, source: SocketAddr, target: SocketAddr, payload: &[u8]) {
+        let Some(identity) = self.shared.capture.identify_udp(source, target) else {
             return Counts::add(&self.shared.counts.unidentified);
         };
         let payload = Bytes::copy_from_slice(payload);
+        let arrival = Arrival {
+            source,
+            target,
+            payload,
+            identity,
+        };
+        if target.port() != DNS_PORT && self.shared.before.has(arrival.leg()) {
+            if !self.shared.before.pass_on(arrival.forward()) {
+                Counts::add(&self.shared.counts.dropped_datagrams);
+            }
+            return;
+        }
         let claims = match identity.class {
             ClassId::UNDECIDED => self.shared.verdicts.get(identity.exec).flatten(),
             class => match self.shared.class(class) {
@@ -103,19 +269,8 @@ impl Desk {
             },
         };
         match claims {
-            Some(claims) => self.pass(
-                Arrival {
-                    datagram,
-                    payload,
-                    identity,
-                },
-                claims,
-            ),
-            None => self.wait(Arrival {
-                datagram,
-                payload,
-                identity,
-            }),
+            Some(claims) => self.pass(arrival, claims),
+            None => self.wait(arrival),
         }
     }
 
@@ -125,25 +280,28 @@ impl Desk {
             return Counts::add(&self.shared.counts.dropped_datagrams);
         };
         let shared = Arc::clone(&self.shared);
-        self.waiting.spawn(async move {
+        let undone = (arrival.source, arrival.target, arrival.payload.clone());
+        let asked = self.waiting.spawn(async move {
             let _share = share;
             let claims = shared.claims_of(&arrival.identity).await;
             claims.map(|claims| (arrival, claims))
         });
+        self.undone.insert(asked.id(), undone);
     }
 
     fn pass(&mut self, arrival: Arrival, claims: Arc<Claims>) {
+        if arrival.target.port() == DNS_PORT {
+            return self.look_up(arrival, claims);
+        }
         let Arrival {
-            datagram,
+            source,
+            target,
             payload,
             identity,
         } = arrival;
-        if datagram.target.port() == DNS_PORT {
-            return self.look_up(datagram, payload, identity, claims);
-        }
-        let leg = (identity.cookie, datagram.target);
+        let leg = (identity.cookie, target);
         if self.legs.get(&leg).is_none_or(mpsc::Sender::is_closed) {
-            self.begin(leg, datagram.source, identity, claims);
+            self.begin(leg, source, identity, claims);
         }
         if self
             .legs
@@ -154,40 +312,40 @@ impl Desk {
         }
     }
 
-    fn look_up(
-        &mut self,
-        datagram: Datagram,
-        query: Bytes,
-        identity: Identity,
-        claims: Arc<Claims>,
-    ) {
-        let ends = ends(datagram.source, datagram.target);
+    fn look_up(&mut self, arrival: Arrival, claims: Arc<Claims>) {
+        let Arrival {
+            source,
+            target,
+            payload: query,
+            identity,
+        } = arrival;
+        let ends = ends(source, target);
         let Some(share) = self.shared.share(What::Lookups, &identity, &ends) else {
             return Counts::add(&self.shared.counts.dropped_datagrams);
         };
+        let undone = (source, target, query.clone());
         let shared = Arc::clone(&self.shared);
-        self.lookups.spawn(async move {
+        let asked = self.lookups.spawn(async move {
             let _share = share;
             let (Some(asked), Some(lookup)) = (
-                shared.capture.asked(datagram.target.ip()),
+                shared.capture.asked(target.ip()),
                 AppLookup::new(&shared, identity, ends, claims),
             ) else {
                 return;
             };
-            let asked = SocketAddr::new(asked, datagram.target.port());
+            let asked = SocketAddr::new(asked, target.port());
             let responder = lookup.responder();
             let answer = responder
                 .answer(query, asked, Transport::Udp, &lookup)
                 .await;
             if let Some(answer) = answer {
-                let sent = shared
-                    .replies
-                    .send(&answer, datagram.target, datagram.source);
+                let sent = shared.replies.send(&answer, target, source);
                 if let Err(error) = sent {
                     tracing::debug!(error = %error, "answer not delivered");
                 }
             }
         });
+        self.undone.insert(asked.id(), undone);
     }
 
     fn begin(&mut self, leg: Leg, source: SocketAddr, identity: Identity, claims: Arc<Claims>) {
@@ -227,7 +385,10 @@ impl Desk {
                 datagrams,
             };
             Box::pin(conversation.hold(claims, wanted)).await;
-            capture.capture.forget_udp(source, leg.1);
+            match capture.flows.successor() {
+                Some(successor) => successor.free(leg),
+                None => capture.capture.forget_udp(source, leg.1),
+            }
             leg
         });
     }
@@ -375,7 +536,7 @@ fn ends(source: SocketAddr, target: SocketAddr) -> Ends {
     }
 }
 
-async fn direct_socket(target: &offramp_rules::Target) -> std::io::Result<tokio::net::UdpSocket> {
+async fn direct_socket(target: &offramp_rules::Target) -> io::Result<tokio::net::UdpSocket> {
     let host = match &target.host {
         offramp_rules::Host::Name(name) => name.to_string(),
         offramp_rules::Host::Address(address) => address.to_string(),
@@ -383,7 +544,7 @@ async fn direct_socket(target: &offramp_rules::Target) -> std::io::Result<tokio:
     let address = tokio::net::lookup_host((host.as_str(), target.port))
         .await?
         .next()
-        .ok_or(std::io::ErrorKind::NotFound)?;
+        .ok_or(io::ErrorKind::NotFound)?;
     let any: SocketAddr = if address.is_ipv4() {
         (std::net::Ipv4Addr::UNSPECIFIED, 0).into()
     } else {

@@ -59,6 +59,13 @@ impl Verdicts {
         }
     }
 
+    /// Everything that is known, the oldest first.
+    pub(crate) fn all(&self) -> Vec<(u32, Verdict)> {
+        let known = self.lock();
+        let told = |exec: &u32| Some((*exec, known.claims.get(exec)?.clone()));
+        known.order.iter().filter_map(told).collect()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
         self.known
             .lock()

@@ -38,7 +38,8 @@ where
 
 impl Responder {
     /// Answers the queries of one stream until the app closes it, asks nothing for 30 s or `stop`
-    /// is cancelled. Up to 16 are worked on at a time, and each is answered when it is ready.
+    /// is cancelled: then what was asked is still answered. Up to 16 are worked on at a time, and
+    /// each is answered when it is ready.
     pub async fn serve_tcp<S, L>(
         &self,
         stream: &mut S,
@@ -49,13 +50,18 @@ impl Responder {
         S: AsyncRead + AsyncWrite + Unpin,
         L: Lookup,
     {
-        let served = stop.run_until_cancelled(self.serve(stream, asked, lookup));
-        if let Some(Err(error)) = served.await {
+        if let Err(error) = self.serve(stream, asked, lookup, stop).await {
             tracing::debug!(error = %error, "a lookup stream failed");
         }
     }
 
-    async fn serve<S, L>(&self, stream: &mut S, asked: SocketAddr, lookup: &L) -> io::Result<()>
+    async fn serve<S, L>(
+        &self,
+        stream: &mut S,
+        asked: SocketAddr,
+        lookup: &L,
+        stop: &CancellationToken,
+    ) -> io::Result<()>
     where
         S: AsyncRead + AsyncWrite + Unpin,
         L: Lookup,
@@ -75,6 +81,7 @@ impl Responder {
                 break;
             }
             tokio::select! {
+                () = stop.cancelled(), if open => open = false,
                 Some(answer) = pending.next() => {
                     // What is not a query has no answer, and the rest is not to be trusted.
                     let Some(answer) = answer else { break };

@@ -4,18 +4,20 @@ mod claim;
 mod config;
 mod labels;
 mod mend;
+mod takeover;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use offramp_rules::Prefix;
+use socket2::SockRef;
 use tokio::sync::Mutex;
 
 use crate::class::{Class, ClassId, RETURN_CLASS};
@@ -33,6 +35,7 @@ use self::claim::Claim;
 pub use self::config::{Config, StartError};
 use self::mend::Health;
 pub use self::mend::{Mended, Repairs};
+pub use self::takeover::{Handed, Prepared};
 
 /// Single targets that a class may have approved at one time.
 const APPROVALS: usize = 4096;
@@ -52,9 +55,10 @@ pub struct Capture {
     changes: Mutex<Changes>,
     health: Health,
     returning: Returning,
+    config: Config,
     pins: PathBuf,
     is_first: bool,
-    _claim: Claim,
+    claim: Claim,
 }
 
 impl Capture {
@@ -92,11 +96,26 @@ impl Capture {
         fs::create_dir_all(&config.runtime).map_err(failed)?;
         let namespace = Arc::new(Namespace::open_or_create(&path).map_err(failed)?);
         let network = Network::start(&namespace, &config.runtime).await?;
-        let changes = network.watch(&namespace)?;
         let ipv6 = Path::new("/proc/net/if_inet6").exists();
-        let (sockets, descriptors) =
-            Sockets::open(&namespace, ipv6).map_err(StartError::Sockets)?;
-        let (maps, returning, pins) = load(config, &network, &namespace, descriptors)?;
+        let sockets = Sockets::open(&namespace, ipv6).map_err(StartError::Sockets)?;
+        let loader = load(config)?;
+        Self::begin(config, claim, namespace, network, sockets, loader).await
+    }
+
+    /// Puts the programs to work, with sockets that flows can arrive at.
+    async fn begin(
+        config: &Config,
+        claim: Claim,
+        namespace: Arc<Namespace>,
+        network: Network,
+        sockets: Sockets,
+        loader: Loader,
+    ) -> Result<(Self, Sockets), StartError> {
+        let changes = network.watch(&namespace)?;
+        let descriptors = sockets.descriptors().map_err(StartError::Sockets)?;
+        let devices = (network.device(), network.inner_device());
+        let (maps, returning) = put_to_work(loader, config, devices, &namespace, &descriptors)?;
+        let pins = pins(config);
         let events = Events::open(&maps.events).map_err(StartError::Events)?;
         let capture = Self {
             asking: Asking::open(&pins)?,
@@ -111,9 +130,10 @@ impl Capture {
             changes: Mutex::new(changes),
             health: Health::default(),
             returning,
+            config: config.clone(),
             pins,
             is_first: true,
-            _claim: claim,
+            claim,
         };
         capture.refresh().await?;
         Ok((capture, sockets))
@@ -245,6 +265,12 @@ impl Capture {
         event
     }
 
+    /// What has been taken out of the kernel's ring and not been waited for yet. Nothing more is
+    /// taken out.
+    pub async fn taken_events(&self) -> Vec<Event> {
+        self.events.lock().await.taken()
+    }
+
     /// What the kernel programs counted.
     pub fn counter(&self, counter: Counter) -> u64 {
         self.maps.counter(counter)
@@ -323,7 +349,15 @@ impl Capture {
         // Of a class that an earlier run left, everything that is not wanted goes.
         let known: BTreeSet<Prefix> = match before {
             Some(before) => before.direct.iter().copied().collect(),
-            None => self.maps.approved(id).into_iter().collect(),
+            None => {
+                let approvals = self.approvals.lock().await;
+                let is_single = |target: &Prefix| {
+                    let singles = approvals.get(&id);
+                    singles.is_some_and(|singles| singles.contains(target))
+                };
+                let known = self.maps.approved(id).into_iter();
+                known.filter(|target| !is_single(target)).collect()
+            }
         };
         for target in wanted.difference(&known) {
             self.maps.approve(id, *target)?;
@@ -363,28 +397,36 @@ fn pins(config: &Config) -> PathBuf {
     config.bpffs.join("offramp").join(&config.instance)
 }
 
-fn load(
+/// The programs, loaded and not yet attached.
+fn load(config: &Config) -> Result<Loader, StartError> {
+    Ok(Loader::load(&pins(config), has_connect_unix())?)
+}
+
+fn has_connect_unix() -> bool {
+    kernel_version().is_some_and(|version| version >= (6, 7))
+}
+
+/// Attaches the programs where none are, or in the place of those that are.
+fn put_to_work(
+    mut loader: Loader,
     config: &Config,
-    network: &Network,
+    (device, inner_device): (u32, u32),
     namespace: &Namespace,
-    sockets: [RawFd; 4],
-) -> Result<(Maps, Returning, PathBuf), StartError> {
-    let pins = pins(config);
-    let connect_unix = kernel_version().is_some_and(|version| version >= (6, 7));
+    sockets: &[OwnedFd; 4],
+) -> Result<(Maps, Returning), StartError> {
     let cgroup = cgroup_root().expect("the requirements were checked");
     let failed = |source| StartError::Namespace {
         path: cgroup.clone(),
         source,
     };
     let cgroup_file = File::open(&cgroup).map_err(failed)?;
-    let mut loader = Loader::load(&pins, connect_unix)?;
-    let maps = Maps::open(&pins)?;
+    let maps = Maps::open(&pins(config))?;
     let mut settings = maps.settings()?;
     settings = types::settings {
         netns_cookie: netns_cookie().map_err(StartError::Sockets)?,
         patience: u64::try_from(config.patience.as_nanos()).unwrap_or(u64::MAX),
-        device: network.device(),
-        inner_device: network.inner_device(),
+        device,
+        inner_device,
         return_mark: RETURN_CLASS.mark(),
         // Everything has just been made whole.
         broken: 0,
@@ -393,15 +435,21 @@ fn load(
     maps.set_settings(&settings)?;
     maps.beat(monotonic())?;
     for (slot, socket) in (0..).zip(sockets) {
-        maps.set_listener(slot, socket)?;
+        let cookie = SockRef::from(socket)
+            .cookie()
+            .map_err(StartError::Sockets)?;
+        // The one that is there may be this one: it is not taken away for a moment.
+        if maps.listener(slot) != Some(cookie) {
+            maps.set_listener(slot, socket.as_raw_fd())?;
+        }
     }
     loader.attach(&Places {
         cgroup: cgroup_file.as_fd(),
         namespace: namespace.file().as_fd(),
-        device: network.device(),
-        connect_unix,
+        device,
+        connect_unix: has_connect_unix(),
     })?;
-    Ok((maps, loader.returning()?, pins))
+    Ok((maps, loader.returning()?))
 }
 
 /// SO_NETNS_COOKIE (asm-generic/socket.h), which neither nix nor socket2 have.
@@ -414,7 +462,7 @@ fn netns_cookie() -> io::Result<u64> {
     // SAFETY: the option writes eight octets at most, and `cookie` has them.
     let result = unsafe {
         libc::getsockopt(
-            std::os::fd::AsRawFd::as_raw_fd(&socket),
+            socket.as_raw_fd(),
             libc::SOL_SOCKET,
             SO_NETNS_COOKIE,
             std::ptr::from_mut(&mut cookie).cast(),

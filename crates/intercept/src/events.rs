@@ -58,6 +58,11 @@ impl Events {
         })
     }
 
+    /// What is out of the ring already.
+    pub(crate) fn taken(&mut self) -> Vec<Event> {
+        std::iter::from_fn(|| self.received.try_recv().ok()).collect()
+    }
+
     pub(crate) async fn next(&mut self) -> Option<Event> {
         loop {
             if let Ok(event) = self.received.try_recv() {

@@ -19,7 +19,7 @@ mod requirements;
 mod sockets;
 mod sweep;
 
-pub use capture::{Capture, Config, Mended, Repairs, StartError};
+pub use capture::{Capture, Config, Handed, Mended, Prepared, Repairs, StartError};
 pub use class::{Class, ClassId, MARK_MASK};
 pub use events::Event;
 pub use label::{Exec, FileId, Interest, Label, Labelled, Swept};

@@ -316,6 +316,11 @@ impl Maps {
         Some(from_words(words).to_canonical())
     }
 
+    /// The cookie of the socket in this slot.
+    pub(crate) fn listener(&self, slot: u32) -> Option<u64> {
+        get(&self.listeners, "listeners", &slot).ok()?
+    }
+
     pub(crate) fn set_listener(&self, slot: u32, socket: RawFd) -> Result<(), MapError> {
         let fd = u64::try_from(socket).expect("a descriptor is not negative");
         put(&self.listeners, "listeners", &slot, bytes(&fd))

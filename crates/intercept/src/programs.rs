@@ -121,6 +121,14 @@ impl Loader {
         })
     }
 
+    /// Has the programs look for labels that are kept in the map `strays`, whatever was there when
+    /// they were loaded.
+    pub(crate) fn expect_strays(&mut self) {
+        if let Some(bss) = self.skeleton.maps.bss_data.as_mut() {
+            bss.strays_seen = true.into();
+        }
+    }
+
     /// Attaches everything, in the order that never lets a labelled flow pass: where packets
     /// arrive first, then the guard, then the hooks.
     pub(crate) fn attach(&mut self, places: &Places<'_>) -> Result<(), LoadError> {

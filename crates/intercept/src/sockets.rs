@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex};
 
 use nix::sys::resource::{Resource, getrlimit};
@@ -31,46 +31,53 @@ pub struct Sockets {
     /// TCP over IPv4, then over IPv6. The local address of what is accepted is the flow's target.
     pub tcp: [TcpListener; 2],
     /// UDP over IPv4, then over IPv6.
-    pub udp: [UdpIntake; 2],
+    pub udp: [Arc<UdpIntake>; 2],
     /// Sends datagrams back to apps.
     pub replies: Arc<Replies>,
 }
 
 impl Sockets {
-    pub(crate) fn open(namespace: &Arc<Namespace>, ipv6: bool) -> io::Result<(Self, [RawFd; 4])> {
-        let (tcp, udp) = namespace.within(|| {
-            Ok((
-                [tcp(false, PORT)?, tcp(ipv6, PORT + 1)?],
-                [udp(false)?, udp(ipv6)?],
-            ))
+    pub(crate) fn open(namespace: &Arc<Namespace>, ipv6: bool) -> io::Result<Self> {
+        let opened = namespace.within(|| {
+            Ok([
+                tcp(false, PORT)?,
+                tcp(ipv6, PORT + 1)?,
+                udp(false)?,
+                udp(ipv6)?,
+            ])
         })?;
-        let descriptors = [
-            tcp[0].as_raw_fd(),
-            tcp[1].as_raw_fd(),
-            udp[0].as_raw_fd(),
-            udp[1].as_raw_fd(),
-        ];
-        let [tcp_v4, tcp_v6] = tcp;
-        let [udp_v4, udp_v6] = udp;
-        let sockets = Self {
-            tcp: [
-                TcpListener::from_std(tcp_v4.into())?,
-                TcpListener::from_std(tcp_v6.into())?,
-            ],
-            udp: [
-                UdpIntake {
-                    socket: UdpSocket::from_std(udp_v4.into())?,
-                },
-                UdpIntake {
-                    socket: UdpSocket::from_std(udp_v6.into())?,
-                },
-            ],
+        Self::of(namespace, opened.map(OwnedFd::from))
+    }
+
+    /// The sockets as [`Sockets::descriptors`] has them, those of another process perhaps.
+    pub(crate) fn of(namespace: &Arc<Namespace>, descriptors: [OwnedFd; 4]) -> io::Result<Self> {
+        let [tcp_v4, tcp_v6, udp_v4, udp_v6] = descriptors;
+        let listener = |passed: OwnedFd| TcpListener::from_std(passed.into());
+        let intake = |passed: OwnedFd| {
+            let socket = UdpSocket::from_std(passed.into())?;
+            Ok::<_, io::Error>(Arc::new(UdpIntake { socket }))
+        };
+        Ok(Self {
+            tcp: [listener(tcp_v4)?, listener(tcp_v6)?],
+            udp: [intake(udp_v4)?, intake(udp_v6)?],
             replies: Arc::new(Replies {
                 namespace: Arc::clone(namespace),
                 sockets: Mutex::new(HashMap::new()),
             }),
-        };
-        Ok((sockets, descriptors))
+        })
+    }
+
+    /// Other descriptors of the same sockets where flows arrive: TCP over IPv4 and IPv6, UDP over
+    /// IPv4 and IPv6.
+    pub fn descriptors(&self) -> io::Result<[OwnedFd; 4]> {
+        let [tcp_v4, tcp_v6] = &self.tcp;
+        let [udp_v4, udp_v6] = &self.udp;
+        Ok([
+            tcp_v4.as_fd().try_clone_to_owned()?,
+            tcp_v6.as_fd().try_clone_to_owned()?,
+            udp_v4.socket.as_fd().try_clone_to_owned()?,
+            udp_v6.socket.as_fd().try_clone_to_owned()?,
+        ])
     }
 }
 

@@ -9,6 +9,7 @@ mod hold;
 mod many;
 mod socket;
 mod starts;
+mod steady;
 mod traffic;
 
 use std::net::SocketAddr;
@@ -18,8 +19,8 @@ use anyhow::{Context, bail};
 
 const USAGE: &str = "offramp-probe tcp|udp [OPTION…] TARGET…, upload|download|ends-first TARGET \
                      BYTES, open|short COUNT TARGET…, starts same|fresh|replaced COUNT PROGRAM, \
-                     hold TARGET TARGET6 UDP-TARGET, traffic MILLISECONDS BANNER UDP-ECHO NAME:PORT \
-                     [COMMAND…]";
+                     hold TARGET TARGET6 UDP-TARGET, steady FLOWS MAKERS TARGET UDP-TARGET NAME, \
+                     traffic MILLISECONDS BANNER UDP-ECHO NAME:PORT [COMMAND…]";
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -52,6 +53,19 @@ fn main() -> anyhow::Result<()> {
                 "hold" => hold::hold(targets),
                 _ => hold::child(targets),
             }
+        }
+        "steady" => {
+            let [flows, makers, tcp, udp, name] = rest else {
+                bail!(USAGE)
+            };
+            let count = |text: &String| text.parse().context("a number");
+            steady::steady(
+                count(flows)?,
+                count(makers)?,
+                address(tcp)?,
+                address(udp)?,
+                name,
+            )
         }
         "starts" => {
             let [way, count, program] = rest else {

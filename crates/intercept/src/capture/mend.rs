@@ -136,6 +136,11 @@ impl Capture {
 }
 
 impl Health {
+    /// What the kernel programs were told is no longer so.
+    pub(super) fn forget(&self) {
+        *self.broken.lock().expect("nothing panics with it") = Broken::default();
+    }
+
     fn repairs(&self) -> MutexGuard<'_, Repairs> {
         self.repairs.lock().expect("nothing panics with it")
     }
