@@ -131,6 +131,9 @@ async fn receive(intake: &Option<Arc<UdpIntake>>, buffer: &mut [u8]) -> io::Resu
     }
 }
 
+/// A datagram with what claims its app; none: that is not known.
+type Known = Option<(Arrival, Arc<Claims>)>;
+
 /// A datagram with its sender.
 struct Arrival {
     source: SocketAddr,
@@ -161,7 +164,7 @@ struct Desk {
     guards: HashMap<u64, std::sync::Weak<FlowGuard>>,
     tasks: JoinSet<Leg>,
     lookups: JoinSet<()>,
-    waiting: JoinSet<Option<(Arrival, Arc<Claims>)>>,
+    waiting: JoinSet<Known>,
     /// What look-ups and waiting datagrams began with.
     undone: HashMap<task::Id, (SocketAddr, SocketAddr, Bytes)>,
 }
@@ -230,7 +233,7 @@ impl Desk {
         }
     }
 
-    fn known(&mut self, known: Result<(task::Id, Option<(Arrival, Arc<Claims>)>), JoinError>) {
+    fn known(&mut self, known: Result<(task::Id, Known), JoinError>) {
         match known {
             Ok((id, known)) => {
                 self.undone.remove(&id);

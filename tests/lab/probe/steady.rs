@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+/// What a thread does over and over.
+type Work = Box<dyn Fn(&All) -> io::Result<()> + Send>;
+
 const LIMIT: Duration = Duration::from_secs(20);
 /// Pause between two uses of an open flow.
 const BEAT: Duration = Duration::from_millis(20);
@@ -23,7 +26,7 @@ pub(crate) fn steady(
 ) -> anyhow::Result<()> {
     let all = Arc::new(All::default());
     let mut threads = Vec::new();
-    let mut start = |sort: &'static str, work: Box<dyn Fn(&All) -> io::Result<()> + Send>| {
+    let mut start = |sort: &'static str, work: Work| {
         let all = Arc::clone(&all);
         threads.push(std::thread::spawn(move || {
             while !all.stop.load(Ordering::Relaxed) {
