@@ -12,6 +12,8 @@ use offramp_tests::{
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// No start waits longer for its first answer, however many others start.
+const MOMENT: Duration = Duration::from_secs(10);
 const NOBODY: u32 = 65534;
 
 fn profile(identifier: &str, rules: &[String]) -> Value {
@@ -522,6 +524,57 @@ fn a_storm_of_starts_disturbs_nobody() {
         ends.keys().eq([&("app", Some(2)), &("near", Some(1))]),
         "{ends:?}"
     );
+}
+
+/// The same for programs that start another at once.
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn a_storm_of_starts_loses_no_wrapper() {
+    let lab = Lab::new();
+    let _gateway = Gateway::start(&lab);
+    let app = first(&lab, "real/thing").display().to_string();
+    let rule = format!("exe:{}/real/thing", lab.directory().display());
+    let daemon = Daemon::start_with(&lab, &[profile("test.lab", &[rule])]);
+    let nobody = Person::new(&lab, NOBODY);
+    lab.client()
+        .sh(&format!("chmod a+rx {}", lab.directory().display()));
+    let home = nobody.directory("storm");
+    build(&home.join("thing"), STORM);
+    lab.client()
+        .sh(&format!("chmod a+rx {}/thing", home.display()));
+    let home = home.display().to_string();
+    let script = format!(
+        "e=$(($(date +%s)+20)); for i in $(seq 6); do {home}/thing $((i*100000000)) $e {home} & done; wait"
+    );
+    let mut command = nobody.command("sh");
+    command.args(["-c", &script]);
+    let storm = Running::start(command);
+    wait_until("the storm is on", LIMIT, || {
+        daemon.map_entries()["settled"] > 5
+    });
+    let wrapper = lab.directory().join("wrap/thing");
+    build(&wrapper, NEXT);
+    let plain = first(&lab, "plain").display().to_string();
+    let mut ends = std::collections::BTreeMap::new();
+    let mut longest = Duration::ZERO;
+    for number in 0..30 {
+        let copy = lab.directory().join(format!("w{number}/thing"));
+        std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        std::fs::copy(&wrapper, &copy).unwrap();
+        for (what, next) in [("app", &app), ("plain", &plain)] {
+            let line = [copy.display().to_string(), next.clone()];
+            let begin = std::time::Instant::now();
+            let end = lab.client().run(&[&line[0], &line[1]]).status.code();
+            longest = longest.max(begin.elapsed());
+            *ends.entry((what, end)).or_insert(0) += 1;
+        }
+    }
+    drop(storm);
+    assert!(
+        ends.keys().eq([&("app", Some(2)), &("plain", Some(1))]),
+        "{ends:?}"
+    );
+    assert!(longest < MOMENT, "{longest:?}");
 }
 
 const WAYS: &str = r#"

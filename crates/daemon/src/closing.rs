@@ -1,9 +1,9 @@
 //! Forgets the classes that no process is of any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use offramp_intercept::ClassId;
+use offramp_intercept::{ClassId, Label};
 use offramp_rules::{Claims, Profiles};
 
 use crate::ephemeral;
@@ -32,13 +32,22 @@ impl Closing {
                 return tracing::warn!(error = crate::chain(&error), "no list of apps");
             }
         };
+        // What is undecided inherits what it was before.
+        let before: BTreeSet<ClassId> = labelled
+            .values()
+            .flatten()
+            .filter_map(|process| match process.label {
+                Label::Undecided { from, .. } => from,
+                Label::Class(_) => None,
+            })
+            .collect();
         let policy = shared.policy();
         let rules = &policy.rules;
         let classes = shared.classes();
         let is_crowded = classes.len() > SPARE;
         for (class, claims) in classes {
             let stays = !is_crowded && stays(&claims, &policy, rules);
-            if labelled.contains_key(&class) || stays {
+            if labelled.contains_key(&class) || before.contains(&class) || stays {
                 self.0.remove(&class);
                 continue;
             }

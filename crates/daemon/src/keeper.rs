@@ -11,11 +11,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::closing::Closing;
-use crate::recognise::Next;
+use crate::recognise::{Next, Questions};
 use crate::shared::Shared;
 
-/// Programs that are recognised at one time; others wait in the kernel's ring.
-const DECIDING: usize = 128;
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often it is looked which classes have processes left.
 const CENSUS: Duration = Duration::from_secs(5);
@@ -78,17 +76,17 @@ pub(crate) async fn follow_events(
     // When to look at processes that were moved, at classes that may have ended, and at sockets.
     let (mut moved, mut ended, mut unswept) = (None, None, None);
     let mut looked = Instant::now();
+    let mut questions = Questions::default();
     loop {
+        begin_turns(&shared, &mut questions, &mut deciding);
         tokio::select! {
             () = stop.cancelled() => break,
-            event = shared.capture.event(), if deciding.len() < DECIDING => match event {
+            event = shared.capture.event() => match event {
                 Some(Event::SocketClosed { cookie }) => close(&shared, &closed, cookie),
                 Some(Event::Ended) => {
                     ended.get_or_insert_with(|| Instant::now() + BURST);
                 }
-                Some(Event::Exec(exec)) => {
-                    deciding.spawn(Arc::clone(&shared).decide_exec(*exec));
-                }
+                Some(Event::Exec { number, asker }) => questions.add(number, asker),
                 Some(Event::Moved { .. }) => {
                     moved.get_or_insert_with(|| (looked + LOOK).max(Instant::now() + BURST));
                 }
@@ -101,6 +99,7 @@ pub(crate) async fn follow_events(
                 Ok(Next::Recognise) => {
                     moved.get_or_insert_with(|| looked + LOOK);
                 }
+                Ok(Next::Ask(open)) => questions.add_found(&open),
                 _ => {}
             },
             () = until(unswept), if unswept.is_some() => {
@@ -123,6 +122,8 @@ pub(crate) async fn follow_events(
             }
             _ = tick.tick() => {
                 closing.sweep(&shared).await;
+                questions.tidy();
+                deciding.spawn(Arc::clone(&shared).find_questions());
                 deciding.spawn(Arc::clone(&shared).decide_lost());
             }
         }
@@ -131,14 +132,32 @@ pub(crate) async fn follow_events(
     for event in shared.capture.taken_events().await {
         match event {
             Event::SocketClosed { cookie } => close(&shared, &closed, cookie),
-            Event::Exec(exec) => drop(deciding.spawn(Arc::clone(&shared).decide_exec(*exec))),
+            Event::Exec { number, asker } => questions.add(number, asker),
             // Both are looked at from time to time.
             Event::Ended | Event::Moved { .. } => {}
         }
     }
-    let decided = async { while deciding.join_next().await.is_some() {} };
+    let decided = async {
+        loop {
+            begin_turns(&shared, &mut questions, &mut deciding);
+            if deciding.join_next().await.is_none() {
+                return;
+            }
+        }
+    };
     if timeout(DECIDED, decided).await.is_err() {
         tracing::warn!("programs that were started are not recognised yet");
+    }
+}
+
+fn begin_turns(shared: &Arc<Shared>, questions: &mut Questions, deciding: &mut JoinSet<Next>) {
+    while let Some(turn) = questions.next(deciding.len()) {
+        let shared = Arc::clone(shared);
+        deciding.spawn(async move {
+            let next = shared.answer(turn.exec).await;
+            drop(turn);
+            next
+        });
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which app a process is: asked when a program starts, when rules change, and when a flow is
 //! faster than its verdict.
 
+mod questions;
 mod running;
 mod worst;
 
@@ -12,16 +13,21 @@ use offramp_intercept::{ClassId, Exec, Identity, Label, Labelled};
 use offramp_rules::{Claims, claims, is_in_force, is_settled};
 use tokio::sync::MutexGuard;
 
+pub(crate) use questions::Questions;
 pub(crate) use running::{has_all_rules, retained};
 
 use crate::shared::Shared;
+use crate::verdicts::Verdict;
 use worst::{is_cut, worst};
 
 /// How long a flow waits for the verdict about its program before the program is looked at again.
 const VERDICT: Duration = Duration::from_millis(500);
 
+/// So many programs that a process was one after another are decided about at a time.
+const CHAIN: usize = 1024;
+
 /// What is to be done after a program was decided about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     Nothing,
     /// Its process may have sockets that are not as the verdict says: those from before the exec, or
@@ -29,6 +35,8 @@ pub(crate) enum Next {
     Sweep,
     /// What it is depends on processes that are still to be recognised.
     Recognise,
+    /// These questions are open: execs, each with who asks.
+    Ask(Vec<(u32, u32)>),
 }
 
 impl Shared {
@@ -44,6 +52,43 @@ impl Shared {
         self.look_at(identity.pid, identity.exec).await
     }
 
+    /// Decides about the program that this exec started, and before that about those that it depends
+    /// on.
+    pub(crate) async fn answer(self: Arc<Self>, exec: u32) -> Next {
+        let mut next = Next::Nothing;
+        for exec in self.chain(exec) {
+            match Arc::clone(&self).decide_exec(exec).await {
+                Next::Nothing => {}
+                other => next = other,
+            }
+        }
+        next
+    }
+
+    /// The programs that a process has been, up to this one, as far as they are undecided. None of
+    /// too many: they are asked one after another, the oldest first.
+    fn chain(&self, exec: u32) -> Vec<Exec> {
+        let mut chain = Vec::new();
+        let mut wanted = Some(exec);
+        while let Some(exec) = wanted {
+            let Some(question) = self.capture.question(exec) else {
+                break;
+            };
+            if self.verdicts.get(exec).is_some() || self.capture.answer(exec).is_some() {
+                // Whoever answered is at it, or was killed at it.
+                self.capture.close_question(exec);
+                break;
+            }
+            if chain.len() == CHAIN {
+                return Vec::new();
+            }
+            wanted = question.before;
+            chain.push(question);
+        }
+        chain.reverse();
+        chain
+    }
+
     /// What claims a process by now. While rules change, a flow waits until its app is recognised.
     async fn current(self: &Arc<Self>, claims: Arc<Claims>, pid: u32) -> Arc<Claims> {
         if is_in_force(&self.policy().rules, &claims) {
@@ -55,12 +100,11 @@ impl Shared {
         now.unwrap_or(claims)
     }
 
-    /// Decides about a program that was started.
-    pub(crate) async fn decide_exec(self: Arc<Self>, exec: Exec) -> Next {
+    async fn decide_exec(self: Arc<Self>, exec: Exec) -> Next {
         let number = exec.number;
         let inherited = match exec.before {
             // The same process, or the one that it was forked from, a moment ago.
-            Some(before) => match self.verdicts.wait(before, VERDICT).await {
+            Some(before) => match self.verdict_before(before).await {
                 Some(verdict) => verdict,
                 None => self.inherited_from_parent(exec.pid).await,
             },
@@ -71,13 +115,27 @@ impl Shared {
         };
         let Some(inherited) = inherited else {
             // Its flows, and the next look at who waits, ask again.
+            self.capture.close_question(number);
             return Next::Nothing;
         };
         let decided = self.recognise_start(exec, &inherited).await;
         decided.unwrap_or_else(|| {
             self.verdicts.put(number, None);
+            self.capture.close_question(number);
             Next::Nothing
         })
+    }
+
+    /// The verdict on the exec before, which an earlier run may have given.
+    async fn verdict_before(&self, exec: u32) -> Option<Verdict> {
+        if let Some(verdict) = self.verdicts.get(exec) {
+            return Some(verdict);
+        }
+        match self.capture.answer(exec) {
+            Some(Some(class)) => Some(self.class(class)),
+            Some(None) => Some(Some(Arc::default())),
+            None => self.verdicts.wait(exec, VERDICT).await,
+        }
     }
 
     async fn recognise_start(self: &Arc<Self>, exec: Exec, inherited: &Claims) -> Option<Next> {
@@ -91,6 +149,10 @@ impl Shared {
             }
         };
         let (known, _changing) = self.know(of_exec).await;
+        if self.verdicts.get(exec.number).is_some() {
+            // Somebody else was asked, too, and was quicker.
+            return Some(Next::Nothing);
+        }
         let policy = self.policy();
         if !has_all_rules(inherited, &policy.rules) {
             // Its ancestor is still to be recognised by the rules of now, and what it inherits is
@@ -147,6 +209,10 @@ impl Shared {
 
     /// Decides about a process whose question was lost.
     async fn look_at(self: &Arc<Self>, pid: u32, exec: u32) -> Option<Arc<Claims>> {
+        if self.capture.question(exec).is_some() {
+            Arc::clone(self).answer(exec).await;
+            return self.verdicts.get(exec).flatten();
+        }
         let label = self.labelled_process(pid)?.label;
         let from_parent = match label {
             Label::Undecided { from, .. } if from == Some(ClassId::UNDECIDED) => {
@@ -191,12 +257,22 @@ impl Shared {
         all.into_iter().find(|process| process.pid == pid)
     }
 
+    /// The questions that are open: those that the kernel could not tell of, or told an earlier run,
+    /// and those that wait.
+    pub(crate) async fn find_questions(self: Arc<Self>) -> Next {
+        let open = self.ask(|shared| Some(shared.capture.open_questions()));
+        Next::Ask(open.await.unwrap_or_default())
+    }
+
+    /// Whether there was no room for the question.
+    fn is_unasked(&self, exec: u32) -> bool {
+        self.verdicts.get(exec).is_none() && self.capture.question(exec).is_none()
+    }
+
     /// Decides about programs whose question was lost and that have opened no flow yet.
     pub(crate) async fn decide_lost(self: Arc<Self>) -> Next {
         let undecided = |process: &Labelled| match process.label {
-            Label::Undecided { exec, .. } if self.verdicts.get(exec).is_none() => {
-                Some((process.pid, exec))
-            }
+            Label::Undecided { exec, .. } if self.is_unasked(exec) => Some((process.pid, exec)),
             _ => None,
         };
         let waiting: Vec<_> = self.capture.labelled().unwrap_or_default();
@@ -206,7 +282,7 @@ impl Shared {
             tokio::time::sleep(VERDICT).await;
         }
         for (pid, exec) in waiting {
-            if self.verdicts.get(exec).is_none() {
+            if self.is_unasked(exec) {
                 self.look_at(pid, exec).await;
             }
         }

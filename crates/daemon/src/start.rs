@@ -302,6 +302,7 @@ pub(crate) async fn restore(shared: &Shared) -> anyhow::Result<()> {
             Label::Undecided { from, .. } => from,
             Label::Class(_) => None,
         })
+        .chain(asked_before(&shared.capture))
         .collect();
     let (used, unused): (Vec<_>, Vec<_>) = known
         .into_iter()
@@ -325,6 +326,18 @@ pub(crate) async fn restore(shared: &Shared) -> anyhow::Result<()> {
     let now = u32::try_from(now.as_secs()).unwrap_or(u32::MAX / 2);
     shared.runs_begin_behind(now);
     Ok(())
+}
+
+/// What programs were before those that an earlier run gave no answer for.
+fn asked_before(capture: &Capture) -> BTreeSet<ClassId> {
+    let open = capture.open_questions().into_iter();
+    let open = open.filter_map(|(exec, _)| capture.question(exec));
+    open.flat_map(|question| {
+        let answered = question.before.and_then(|before| capture.answer(before));
+        [question.from, answered.flatten()]
+    })
+    .flatten()
+    .collect()
 }
 
 enum Ended {

@@ -8,14 +8,18 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use crate::interest::read_exec;
-use crate::label::Exec;
-
 /// Something that happened in the kernel.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A program was started that may be an app's. One that is lost is found by its first flow.
-    Exec(Box<Exec>),
+    /// A program was started that may be an app's. A hint: of one that is lost the question is there
+    /// all the same.
+    Exec {
+        /// What [`crate::Capture::question`] is asked for.
+        number: u32,
+        /// Who has started it: a user, or of a user namespace whoever made it. Many programs of one
+        /// must not keep others waiting.
+        asker: u32,
+    },
     /// A process came into a cgroup of interest.
     Moved {
         /// The process.
@@ -96,7 +100,10 @@ fn parse(bytes: &[u8]) -> Option<Event> {
         2 => Some(Event::SocketClosed {
             cookie: u64::from_ne_bytes(bytes.get(8..16)?.try_into().ok()?),
         }),
-        3 => Some(Event::Exec(Box::new(read_exec(bytes)?))),
+        5 => Some(Event::Exec {
+            number: word(8)?,
+            asker: word(4)?,
+        }),
         4 => Some(Event::Moved { pid: word(4)? }),
         _ => None,
     }
@@ -122,6 +129,7 @@ mod fuzz {
         let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
         fuzz("events", &seeds, |input| {
             super::parse(input);
+            crate::interest::read_exec(input);
         });
     }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use libbpf_rs::{MapCore, MapHandle};
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
 use crate::class::ClassId;
 use crate::label::{Exec, ExecKey, FileId, Interest};
@@ -29,6 +29,7 @@ pub(crate) struct Asking {
     verdicts: MapHandle,
     cgroup_names: MapHandle,
     cgroups: MapHandle,
+    questions: MapHandle,
     changing: std::sync::Mutex<()>,
 }
 
@@ -41,6 +42,7 @@ impl Asking {
             verdicts: open(pins, "verdicts")?,
             cgroup_names: open(pins, "cgroup_names")?,
             cgroups: open(pins, "cgroups")?,
+            questions: open(pins, "questions")?,
             changing: std::sync::Mutex::new(()),
         })
     }
@@ -114,6 +116,29 @@ impl Asking {
             flags,
         };
         put(&self.interest, "interest", &0u32, bytes(&fresh))
+    }
+
+    /// The question about an exec, for as long as it is open.
+    pub(crate) fn question(&self, exec: u32) -> Option<Exec> {
+        let found = self.questions.lookup(bytes(&exec), MapFlags::ANY);
+        read_exec(&found.ok()??)
+    }
+
+    /// The open questions, each with who asks.
+    pub(crate) fn questions(&self) -> Vec<(u32, u32)> {
+        let asker = |exec: u32| {
+            let found = self.questions.lookup(bytes(&exec), MapFlags::ANY);
+            Some((exec, value::<u32>(&found.ok()??)?))
+        };
+        keys(&self.questions)
+            .into_iter()
+            .filter_map(asker)
+            .collect()
+    }
+
+    /// Closes a question.
+    pub(crate) fn close(&self, exec: u32) -> Result<(), MapError> {
+        delete(&self.questions, "questions", &exec)
     }
 
     /// Remembers the answer for execs of the same kind, for as long as the interest is the same.
@@ -266,18 +291,18 @@ fn retain<K: Plain + Ord>(
         .try_for_each(|key| delete(handle, map, key))
 }
 
-/// Reads what the exec hook tells; `struct exec_event` of the kernel programs.
-pub(crate) fn read_exec(event: &[u8]) -> Option<Exec> {
+/// Reads what the exec hook asks; `struct question` of the kernel programs.
+pub(crate) fn read_exec(question: &[u8]) -> Option<Exec> {
     const KIND: usize = 16;
     const CGROUP: usize = KIND + size_of::<types::kind>();
     const REST: usize = CGROUP + 8;
     const FILENAME: usize = REST + 6 * 4;
     const ARGUMENTS: usize = FILENAME + 256;
-    let word = |at: usize| value::<u32>(event.get(at..)?);
-    let kind: types::kind = value(event.get(KIND..)?)?;
+    let word = |at: usize| value::<u32>(question.get(at..)?);
+    let kind: types::kind = value(question.get(KIND..)?)?;
     let text = |at: usize, length: u32| {
         let end = at + usize::try_from(length).ok()?;
-        Some(String::from_utf8_lossy(event.get(at..end)?).into_owned())
+        Some(String::from_utf8_lossy(question.get(at..end)?).into_owned())
     };
     let arguments = text(ARGUMENTS, word(REST + 20)?)?;
     let arguments = arguments.strip_suffix('\0').unwrap_or(&arguments);
@@ -288,7 +313,7 @@ pub(crate) fn read_exec(event: &[u8]) -> Option<Exec> {
         pid: word(REST + 4)?,
         uid: word(REST + 8)?,
         gid: word(REST + 12)?,
-        cgroup: value(event.get(CGROUP..)?)?,
+        cgroup: value(question.get(CGROUP..)?)?,
         file: FileId {
             device: kind.file.device,
             inode: kind.file.inode,

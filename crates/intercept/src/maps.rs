@@ -244,6 +244,15 @@ impl Maps {
         put(&self.settled, "settled", &exec, bytes(&class))
     }
 
+    /// What was answered for an exec.
+    pub(crate) fn settled(&self, exec: u32) -> Option<Option<ClassId>> {
+        let class: u32 = get(&self.settled, "settled", &exec).ok()??;
+        match u16::try_from(class).ok()? {
+            0 => Some(None),
+            class => Some(Some(ClassId::of(class)?)),
+        }
+    }
+
     /// Says that the next end is to be told.
     pub(crate) fn listen_for_ends(&self) -> Result<(), MapError> {
         put(&self.ended, "ended", &0u32, bytes(&0u32))

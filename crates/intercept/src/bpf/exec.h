@@ -109,38 +109,102 @@ static __always_inline __u32 next_exec(void)
 	return number ? number : __sync_fetch_and_add(last, 1) + 1;
 }
 
-static __always_inline void tell_exec(struct task_struct *task, struct linux_binprm *bprm,
-				      struct kind *kind, struct label *label, __u32 from, __u32 before,
-				      __u32 generation)
+/* Who asks: the user; of a user namespace, whoever made it, as its users are without number. */
+static __always_inline __u32 who_asks(struct task_struct *task)
 {
+	struct user_namespace *space = BPF_CORE_READ(task, cred, user_ns);
+
+	if (!BPF_CORE_READ(space, level))
+		return task->cred->uid.val;
+	for (int i = 0; i < 32 && BPF_CORE_READ(space, level) > 1; i++)
+		space = BPF_CORE_READ(space, parent);
+	return BPF_CORE_READ(space, owner.val);
+}
+
+/* Takes a place for one more open question; less than zero: `asker` has as many as one may have. */
+static __always_inline int take_slot(__u32 asker, __u32 exec)
+{
+	struct slot slot = { .asker = asker };
+	__u32 zero = 0;
+	__u32 *asked = bpf_map_lookup_elem(&askers, &asker);
+	__u32 *last;
+
+	if (!asked) {
+		bpf_map_update_elem(&askers, &asker, &zero, BPF_NOEXIST);
+		asked = bpf_map_lookup_elem(&askers, &asker);
+		if (!asked)
+			return -1;
+	}
+	slot.number = __sync_fetch_and_add(asked, 1) % QUESTIONS_EACH;
+	last = bpf_map_lookup_elem(&slots, &slot);
+	if (last) {
+		__u32 before = *last;
+
+		if (bpf_map_lookup_elem(&questions, &before))
+			return -1;
+	}
+	return bpf_map_update_elem(&slots, &slot, &exec, BPF_ANY);
+}
+
+/* Asks the daemon. It finds the question where the event is lost; where there is no room for the
+ * question, it looks at the process itself. */
+static __always_inline void ask(struct task_struct *task, struct linux_binprm *bprm,
+				struct scratch *space, struct kind *kind, struct label *label,
+				__u32 from, __u32 before, __u32 generation)
+{
+	struct question *question = &space->question;
 	struct mm_struct *mm = task->mm;
-	struct exec_event *event;
+	struct event *event;
 	unsigned long size;
+	__u32 exec = label->exec;
 	long length;
 
+	question->asker = who_asks(task);
+	if (take_slot(question->asker, exec))
+		return;
+	question->exec = exec;
+	question->before = before;
+	question->from = from;
+	question->of = *kind;
+	question->cgroup = bpf_get_current_cgroup_id();
+	question->generation = generation;
+	question->process = task->tgid;
+	question->uid = task->cred->uid.val;
+	question->gid = task->cred->gid.val;
+	length = bpf_probe_read_kernel_str(question->filename, sizeof(question->filename),
+					   bprm->filename);
+	question->filename_length = length > 0 ? length - 1 : 0;
+	size = mm->arg_end - mm->arg_start;
+	if (size > sizeof(question->arguments))
+		size = sizeof(question->arguments);
+	question->arguments_length = size;
+	if (bpf_probe_read_user(question->arguments, size, (void *)mm->arg_start))
+		question->arguments_length = 0;
+	if (bpf_map_update_elem(&questions, &exec, question, BPF_ANY))
+		return;
 	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
-	/* The daemon asks /proc when the first flow arrives. */
 	if (!event)
 		return;
 	event->kind = EVENT_EXEC;
-	event->exec = label->exec;
-	event->before = before;
-	event->from = from;
-	event->of = *kind;
-	event->cgroup = bpf_get_current_cgroup_id();
-	event->generation = generation;
-	event->process = task->tgid;
-	event->uid = task->cred->uid.val;
-	event->gid = task->cred->gid.val;
-	length = bpf_probe_read_kernel_str(event->filename, sizeof(event->filename), bprm->filename);
-	event->filename_length = length > 0 ? length - 1 : 0;
-	size = mm->arg_end - mm->arg_start;
-	if (size > sizeof(event->arguments))
-		size = sizeof(event->arguments);
-	event->arguments_length = size;
-	if (bpf_probe_read_user(event->arguments, size, (void *)mm->arg_start))
-		event->arguments_length = 0;
+	event->process = question->asker;
+	event->cookie = exec;
 	bpf_ringbuf_submit(event, 0);
+}
+
+/* Whether another of these programs has labelled the task at this very exec. */
+static __always_inline int is_looked_at(struct task_struct *task)
+{
+	__u64 *last = bpf_task_storage_get(&looked_at, task, 0, 0);
+
+	return last && *last == task->self_exec_id;
+}
+
+static __always_inline void note_look(struct task_struct *task)
+{
+	__u64 *last = bpf_task_storage_get(&looked_at, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+
+	if (last)
+		*last = task->self_exec_id;
 }
 
 /* The class that is known for a kind of exec; less than zero: the daemon is to be asked. */
@@ -179,7 +243,7 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 		before = resolve(stored);
 	else if (!(wanted->flags & INTEREST_ANY))
 		return 0;
-	if (!is_of_interest(task))
+	if (!is_of_interest(task) || (stored && is_looked_at(task)))
 		return 0;
 	if (before.class == UNDECIDED) {
 		candidate = 1;
@@ -221,10 +285,10 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	if (put_label(task, &label))
 		/* Rather gone than past the proxy. */
 		bpf_send_signal(SIGKILL);
+	note_look(task);
 	if (known < 0)
-		tell_exec(task, bprm, &kind, &label,
-			  before.class == UNDECIDED ? before.from : before.class,
-			  before.class == UNDECIDED ? before.exec : 0,
-			  wanted->generation);
+		ask(task, bprm, space, &kind, &label,
+		    before.class == UNDECIDED ? before.from : before.class,
+		    before.class == UNDECIDED ? before.exec : 0, wanted->generation);
 	return 0;
 }

@@ -49,8 +49,9 @@ struct verdict {
 	__u32 generation; /* of the interest */
 };
 
-struct exec_event {
-	__u32 kind;
+/* All that is known of an exec that is asked about. */
+struct question {
+	__u32 asker; /* who is to wait for the answers to many */
 	__u32 exec;
 	__u32 before; /* the exec that no answer came for, or zero */
 	__u32 from;
@@ -122,9 +123,52 @@ struct {
 	__type(value, __u8);
 } cgroups SEC(".maps");
 
+/* So many questions may be open of all, and of one who asks. */
+#define QUESTIONS 65536
+#define QUESTIONS_EACH 8192
+
+/* The questions that no answer has come for: exec -> question. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, QUESTIONS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct question);
+} questions SEC(".maps");
+
+/* How many times each has asked. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, __u32);
+} askers SEC(".maps");
+
+struct slot {
+	__u32 asker;
+	__u32 number; /* below QUESTIONS_EACH */
+};
+
+/* The places for open questions of each: the exec that had it last. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 2 * QUESTIONS);
+	__type(key, struct slot);
+	__type(value, __u32);
+} slots SEC(".maps");
+
+/* The exec of a task that has been looked at: while a new daemon takes over, two are at work. */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, __u64);
+} looked_at SEC(".maps");
+
 struct scratch {
 	char path[PATH_SIZE];
 	char name[256];
+	struct question question;
 };
 
 /* Tracepoints run without preemption, and none of ours runs inside another. */

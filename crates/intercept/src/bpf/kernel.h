@@ -9,10 +9,17 @@ typedef struct {
 	__u32 val;
 } kuid_t;
 
+struct user_namespace {
+	struct user_namespace *parent;
+	int level;
+	kuid_t owner;
+};
+
 struct cred {
 	kuid_t uid;
 	kuid_t gid;
 	kuid_t euid;
+	struct user_namespace *user_ns;
 };
 
 typedef struct {
@@ -99,6 +106,7 @@ struct task_struct {
 	struct nsproxy *nsproxy;
 	struct mm_struct *mm;
 	int tgid;
+	__u64 self_exec_id;
 	const struct cred *cred;
 };
 

@@ -113,12 +113,12 @@ struct prefix {
 	__be32 address[4];
 };
 
-enum event_kind { EVENT_ENDED = 1, EVENT_SOCKET_CLOSED = 2, EVENT_EXEC = 3, EVENT_MOVED = 4 };
+enum event_kind { EVENT_ENDED = 1, EVENT_SOCKET_CLOSED = 2, EVENT_MOVED = 4, EVENT_EXEC = 5 };
 
 struct event {
 	__u32 kind;
-	__u32 process;
-	__u64 cookie;
+	__u32 process; /* EVENT_EXEC: who asks */
+	__u64 cookie;  /* EVENT_EXEC: the exec */
 };
 
 enum counter {

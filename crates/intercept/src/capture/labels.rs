@@ -57,7 +57,34 @@ impl Capture {
         // What cannot be told stays undecided: its flows go on asking.
         if let Err(error) = self.maps.settle(exec, class) {
             tracing::warn!(exec, error = %error, "verdict not told");
+            return;
         }
+        // Last: one that is killed in between leaves a question that has been answered.
+        self.close_question(exec);
+    }
+
+    /// What was asked about an exec, for as long as no answer was given.
+    pub fn question(&self, exec: u32) -> Option<Exec> {
+        self.asking.question(exec)
+    }
+
+    /// The execs that wait for an answer, those that an earlier run was asked about among them, each
+    /// with who asks; see [`crate::Event::Exec`].
+    pub fn open_questions(&self) -> Vec<(u32, u32)> {
+        self.asking.questions()
+    }
+
+    /// Closes a question that has no answer: the program stays undecided.
+    pub fn close_question(&self, exec: u32) {
+        if let Err(error) = self.asking.close(exec) {
+            tracing::debug!(exec, error = %error, "question not closed");
+        }
+    }
+
+    /// What was answered for an exec: a class, or that it is unmanaged. Answers of long ago are
+    /// forgotten.
+    pub fn answer(&self, exec: u32) -> Option<Option<ClassId>> {
+        self.maps.settled(exec)
     }
 
     /// Gives running processes, each with the raw label that it is expected to have (0: none), a

@@ -121,7 +121,9 @@ impl Lab {
         loop {
             let event = tokio::time::timeout(Duration::from_secs(20), self.capture.event());
             match event.await.expect("an exec is told in time") {
-                Some(Event::Exec(exec)) => return *exec,
+                Some(Event::Exec { number, .. }) => {
+                    return self.capture.question(number).expect("it is open");
+                }
                 Some(_) => {}
                 None => panic!("the events have ended"),
             }
