@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
+use netlink_packet_route::link::{InfoData, InfoVeth};
 use netlink_packet_route::route::RouteAttribute;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth};
 
@@ -109,21 +110,19 @@ pub(super) async fn set_up(handle: &Handle, device: u32, name: &str) -> Result<(
         .doing(|| format!("bring {name} up"))
 }
 
+/// Makes both ends where they belong in one step: the inner one is never seen here, and takes no name
+/// that a device of the host has.
 async fn create(host: &Handle, namespace: &Namespace) -> Result<(), NetworkError> {
+    let inner = LinkUnspec::new_with_name(INNER_DEVICE)
+        .setns_by_fd(namespace.file().as_raw_fd())
+        .build();
+    let pair =
+        LinkVeth::new(DEVICE, INNER_DEVICE).set_info_data(InfoData::Veth(InfoVeth::Peer(inner)));
     host.link()
-        .add(LinkVeth::new(DEVICE, INNER_DEVICE).build())
+        .add(pair.build())
         .execute()
         .await
-        .doing(|| format!("make the device pair {DEVICE} and {INNER_DEVICE}"))?;
-    host.link()
-        .set(
-            LinkUnspec::new_with_name(INNER_DEVICE)
-                .setns_by_fd(namespace.file().as_raw_fd())
-                .build(),
-        )
-        .execute()
-        .await
-        .doing(|| format!("move {INNER_DEVICE} into its namespace"))
+        .doing(|| format!("make the device pair {DEVICE} and {INNER_DEVICE}"))
 }
 
 /// Addresses, rules and routes of the private namespace.

@@ -236,6 +236,95 @@ async fn everything_outlives_a_daemon_that_is_killed() {
     lab.capture.stop().await.unwrap();
 }
 
+/// Attaches the program of a pinned link once more, as two are at work while a new daemon takes over.
+#[expect(unsafe_code, reason = "libbpf-rs attaches what it has loaded alone")]
+fn attach_again(link: &Path) -> std::os::fd::OwnedFd {
+    use std::os::fd::FromRawFd;
+    let pinned = libbpf_rs::Link::open(link).expect("it is pinned");
+    let program = pinned.info().expect("the kernel knows it").prog_id;
+    // SAFETY: the calls take a number and a descriptor; what they return is checked and ours.
+    unsafe {
+        let program = libbpf_rs::libbpf_sys::bpf_prog_get_fd_by_id(program);
+        assert!(program >= 0);
+        let again = libbpf_rs::libbpf_sys::bpf_raw_tracepoint_open(std::ptr::null(), program);
+        libc::close(program);
+        assert!(again >= 0, "{}", std::io::Error::last_os_error());
+        std::os::fd::OwnedFd::from_raw_fd(again)
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root and BPF: run scripts/test"]
+async fn a_start_that_two_programs_see_is_asked_about_once() {
+    let lab = lab("exec-twice").await;
+    let folder = lab.folder("bin");
+    let probe = folder.join("chosen");
+    build_probe(&probe, &["-static"]);
+    lab.capture.set_interest(&names(&["chosen"])).unwrap();
+    let pins = lab.config.bpffs.join("offramp").join(&lab.config.instance);
+    let _again = attach_again(&pins.join("links/on_exec"));
+    let mut numbers = Vec::new();
+    for _ in 0..3 {
+        let exec = lab
+            .is_asked_about(Command::new(&probe).args(["wait"]))
+            .await;
+        assert_eq!((exec.before, exec.from), (None, None));
+        numbers.push(exec.number);
+    }
+    assert_eq!(numbers, [numbers[0], numbers[0] + 1, numbers[0] + 2]);
+    // What is known is not asked about by the other one either.
+    let mut first = Program::start_as(&folder, "chosen");
+    let exec = lab.next_exec().await;
+    lab.capture.settle(&exec, Some(lab.class), true);
+    assert_eq!(lab.label_of(first.pid()), Some(Label::Class(lab.class)));
+    assert_eq!(first.ask("source()"), CAPTURED);
+    let known = Program::start_as(&folder, "chosen");
+    assert_eq!(lab.label_of(known.pid()), Some(Label::Class(lab.class)));
+    assert_eq!(lab.capture.open_questions().len(), 3);
+    lab.capture.stop().await.unwrap();
+}
+
+/// Questions are kept for whoever comes, and those of one user leave room for others.
+#[tokio::test]
+#[ignore = "needs root and BPF: run scripts/test"]
+async fn questions_are_kept_until_they_are_answered() {
+    const EACH: usize = 8192;
+    let lab = lab("exec-questions").await;
+    let folder = lab.folder("bin");
+    run(Command::new("chmod").arg("755").arg(lab.runtime.path()));
+    fs::copy("/bin/true", folder.join("chosen")).unwrap();
+    lab.capture.set_interest(&names(&["chosen"])).unwrap();
+    let script = format!(
+        "import os\nfor i in range({}):\n p = os.posix_spawn('{}', ['chosen'], {{}})\n os.waitpid(p, 0)",
+        EACH + 10,
+        folder.join("chosen").display()
+    );
+    let as_user = |user: &str, script: &str| {
+        let ids = [format!("--reuid={user}"), format!("--regid={user}")];
+        run(Command::new("setpriv").args(ids).args([
+            "--clear-groups",
+            "/usr/bin/python3",
+            "-c",
+            script,
+        ]));
+    };
+    as_user("65534", &script);
+    assert_eq!(lab.capture.open_questions().len(), EACH);
+    as_user("65533", &script.replace(&(EACH + 10).to_string(), "5"));
+    let open = lab.capture.open_questions();
+    assert_eq!(open.iter().filter(|(_, asker)| *asker == 65533).count(), 5);
+    // An answer makes room.
+    for (exec, _) in open.iter().filter(|(_, asker)| *asker == 65534) {
+        let question = lab.capture.question(*exec).expect("it is open");
+        assert_eq!((question.number, question.uid), (*exec, 65534));
+        lab.capture.settle(&question, None, false);
+        assert_eq!(lab.capture.answer(*exec), Some(None));
+    }
+    as_user("65534", &script.replace(&(EACH + 10).to_string(), "3"));
+    assert_eq!(lab.capture.open_questions().len(), 8);
+    lab.capture.stop().await.unwrap();
+}
+
 #[tokio::test]
 #[ignore = "needs root and BPF: run scripts/test"]
 async fn every_way_to_start_a_program_is_seen() {
