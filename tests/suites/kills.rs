@@ -192,6 +192,27 @@ fn at_each_step_of_an_uninstall() {
     );
 }
 
+/// What starts while there is no daemon is what the next one finds it to be, also where it has been
+/// other programs before.
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn programs_that_start_meanwhile() {
+    let lab = Lab::new();
+    let _gateway = Gateway::start(&lab);
+    let mut world = World::new(&lab);
+    world.start_whole();
+    let mut waiting = world.begin_successions();
+    world.kill();
+    for (_, succession, _) in &mut waiting {
+        succession.go_on();
+    }
+    world.start_whole();
+    world.inspect();
+    for (label, succession, peer) in &mut waiting {
+        assert_eq!(succession.open(), *peer, "{label}");
+    }
+}
+
 /// How many kills the person who runs this asks for; then every step is cut, too.
 fn wanted() -> Option<usize> {
     let wanted = std::env::var("OFFRAMP_KILLS").ok()?;

@@ -266,6 +266,49 @@ impl<'lab> World<'lab> {
         command.arg(name);
     }
 
+    /// Programs that become others: what they are, and whom a server has to see in the end.
+    pub(crate) fn begin_successions(&self) -> Vec<(&'static str, Succession, String)> {
+        let (ruled, near) = (self.program("ruled"), self.program("elsewhere/ruled"));
+        let shell = self.program("elsewhere/known");
+        std::fs::create_dir_all(self.directory.join("elsewhere")).expect("it is ours");
+        std::fs::copy(&ruled, &near).expect("the directory is ours");
+        std::fs::copy("/bin/sh", &shell).expect("the directory is ours");
+        let hold = format!(
+            "hold {0}:{1} {0}:{1} {0}:{2}",
+            target(LET_GO),
+            port::BANNER,
+            port::ECHO
+        );
+        let then = |last: &str| format!("echo reads; read word; exec {last} {hold}");
+        let through = format!("echo reads; read word; exec {shell} -c 'exec {near} {hold}'");
+        let shell_of = |mut command: Command, script: &str| {
+            command.args(["-c", script]);
+            Succession::start(command)
+        };
+        let unmanaged = || self.lab.client().command("sh");
+        let wrapped = || self.daemon.command_as(User::Root, "sh");
+        let (proxy, client) = (PROXY.to_string(), CLIENT.to_string());
+        vec![
+            (
+                "wrapped, then ruled",
+                shell_of(wrapped(), &then(&ruled)),
+                proxy.clone(),
+            ),
+            (
+                "wrapped, then like one",
+                shell_of(wrapped(), &through),
+                proxy.clone(),
+            ),
+            ("ruled", shell_of(unmanaged(), &then(&ruled)), proxy),
+            (
+                "like one",
+                shell_of(unmanaged(), &then(&near)),
+                client.clone(),
+            ),
+            ("like one, twice", shell_of(unmanaged(), &through), client),
+        ]
+    }
+
     /// An app that tries at a word.
     pub(crate) fn begin_app(&self) -> App {
         let mut command = self.daemon.command_as(User::Root, "sh");
@@ -280,6 +323,51 @@ impl<'lab> World<'lab> {
         let mut shell = Running::start(command);
         let input = shell.input();
         App { shell, input }
+    }
+}
+
+/// A program that becomes others at a word, and opens flows at the next.
+pub(crate) struct Succession {
+    running: Running,
+    input: ChildStdin,
+}
+
+impl Succession {
+    fn start(mut command: Command) -> Self {
+        command.stdin(Stdio::piped());
+        let mut running = Running::start(command);
+        wait_until("the shell reads", LIMIT, || {
+            running.said().contains("reads")
+        });
+        let input = running.input();
+        Self { running, input }
+    }
+
+    /// Returns when it is the last of its programs.
+    pub(crate) fn go_on(&mut self) {
+        self.input.write_all(b"go\n").expect("the shell waits");
+        wait_until("the last program runs", LIMIT, || {
+            let line = std::fs::read(format!("/proc/{}/cmdline", self.running.id()));
+            let line = line.unwrap_or_default();
+            line.split(|byte| *byte == 0).nth(1) == Some(b"hold")
+        });
+    }
+
+    /// Has it open flows; returns whom a server sees.
+    pub(crate) fn open(&mut self) -> String {
+        self.input.write_all(b"open\n").expect("the program waits");
+        wait_until("it has tried", LIMIT, || {
+            assert!(self.running.is_running(), "{}", self.running.complained());
+            self.running.said().contains('}')
+        });
+        let said = self.running.said();
+        let report = said
+            .lines()
+            .find(|line| line.contains('}'))
+            .unwrap_or_default();
+        let report: BTreeMap<String, String> =
+            serde_json::from_str(report).unwrap_or_else(|error| panic!("{error}: {said}"));
+        report["tcp4"].clone()
     }
 }
 
