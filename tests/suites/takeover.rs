@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use offramp_tests::addresses::{GATEWAY, ORIGIN};
-use offramp_tests::{Daemon, Gateway, Lab, Running, User, binary, port, wait_until};
+use offramp_tests::{Daemon, Gateway, Held, Lab, Running, User, binary, port, wait_until};
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -81,7 +81,9 @@ fn an_upgrade_under_load_drops_and_refuses_nothing() {
     let first = daemon.take_over();
     // Those of the daemon before are shown.
     assert!(flows(&daemon).len() >= 200);
-    std::thread::sleep(Duration::from_secs(1));
+    wait_until("new flows are relayed", LIMIT, || {
+        daemon.counter("flows_relayed") > 20
+    });
     let said = load.end();
     told(&first.complained());
     told(&daemon.process().complained());
@@ -94,5 +96,131 @@ fn an_upgrade_under_load_drops_and_refuses_nothing() {
         .assert_only(|packet| packet.is_with(GATEWAY));
     let end = daemon.stop();
     assert!(end.status.success(), "{end}");
-    let _ = Signal::SIGTERM;
+}
+
+/// How far a new daemon goes before it dies, and what it has heard by then.
+const HALF_WAY: [(&str, &str); 5] = [
+    ("nothing", ""),
+    ("garbage", ""),
+    ("other", "takes format 999"),
+    ("offer", "connected"),
+    ("state", "flows"),
+];
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn a_new_daemon_that_dies_on_the_way_leaves_the_old_one_serving() {
+    let lab = Lab::new();
+    let _gateway = Gateway::start(&lab);
+    let mut daemon = Daemon::start(&lab);
+    let capture = lab.capture_only(&format!("host {ORIGIN}"));
+    let load = Load::start(&daemon, 5, 2);
+    let socket = daemon.directory().join("runtime/takeover.sock");
+    for (step, heard) in HALF_WAY {
+        let mut command = lab.client().command(binary("offramp-probe"));
+        command.arg("heir").arg(&socket).arg(step);
+        // The last one may be ended by the daemon that goes on.
+        let said = Running::start(command).finish(LIMIT);
+        assert!(said.stdout.contains(heard), "{step}: {said}");
+    }
+    let log = |daemon: &mut Daemon<'_>| daemon.process().complained();
+    wait_until("the daemon goes on", LIMIT, || {
+        log(&mut daemon).contains("going on")
+    });
+    assert_well(&load.end());
+    let load = Load::start(&daemon, 5, 2);
+    // With everything of a real one: killed while it gets ready.
+    let mut command = daemon.command();
+    command.arg("--takeover");
+    let new = Running::start(command);
+    let met = "gets ready to take over";
+    let before = log(&mut daemon).matches(met).count();
+    wait_until("they have met", LIMIT, || {
+        log(&mut daemon).matches(met).count() > before
+    });
+    drop(new);
+    let first = daemon.take_over();
+    assert_well(&load.end());
+    assert!(first.finish(LIMIT).status.success());
+    capture
+        .packets()
+        .assert_only(|packet| packet.is_with(GATEWAY));
+}
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn a_new_daemon_that_dies_with_everything_leaves_apps_refused() {
+    let lab = Lab::new();
+    let _gateway = Gateway::start(&lab);
+    let mut daemon = Daemon::start(&lab);
+    let capture = lab.capture_only(&format!("host {ORIGIN}"));
+    let held = Held::open(&daemon, &format!("{ORIGIN}:{}", port::ECHO));
+    let load = Load::start(&daemon, 5, 2);
+    let mut first = daemon.take_over();
+    daemon.process().signal(Signal::SIGKILL);
+    wait_until("the old daemon leaves too", LIMIT, || !first.is_running());
+    assert!(!held.works());
+    daemon.start_again();
+    drop(load);
+    assert_well(&Load::start(&daemon, 5, 2).end());
+    capture
+        .packets()
+        .assert_only(|packet| packet.is_with(GATEWAY));
+}
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn flows_of_the_daemon_before_obey_the_new_one() {
+    let lab = Lab::new();
+    let _gateway = Gateway::start(&lab);
+    let mut daemon = Daemon::prepare(&lab);
+    daemon.write("policies/managed/0.json", &Daemon::profile().to_string());
+    // Where none runs, it starts one.
+    let mut command = daemon.command();
+    command.arg("--takeover");
+    let first = Running::start(command);
+    wait_until("the daemon is ready", LIMIT, || {
+        first.complained().contains(" ready ")
+    });
+    assert!(
+        first.complained().contains("no daemon runs"),
+        "{}",
+        first.complained()
+    );
+    daemon.adopt(first);
+    daemon.offramp(&["status", "--wait", "20"]).success();
+
+    let target = format!("{ORIGIN}:{}", port::ECHO);
+    let held = Held::open(&daemon, &target);
+    let relayed = Held::open(&daemon, &target);
+    let mut first = daemon.take_over();
+    assert_eq!(flows(&daemon).len(), 2);
+    // One is enough.
+    let mut command = daemon.command();
+    command.arg("--takeover");
+    let refused = Running::start(command).finish(LIMIT).failure();
+    assert!(refused.contains("still relays 2 flows"), "{refused}");
+    assert!(relayed.works());
+    // Nobody else than root may.
+    let mut command = lab.client().command_as(User::Nobody, binary("offrampd"));
+    let options = daemon.command();
+    let options = options.get_args().skip_while(|word| *word != "--").skip(2);
+    command.args(options).arg("--takeover");
+    let refused = Running::start(command).finish(LIMIT).failure();
+    assert!(refused.contains("root"), "{refused}");
+    // What is switched off ends there too.
+    daemon.offramp(&["off"]).success();
+    assert!(!held.works());
+    wait_until("the daemon before leaves", LIMIT, || !first.is_running());
+    assert!(first.finish(LIMIT).status.success());
+    daemon.offramp(&["on"]).success();
+
+    let held = Held::open(&daemon, &target);
+    let mut second = daemon.take_over();
+    assert!(second.is_running());
+    let end = daemon.stop();
+    assert!(end.status.success(), "{end}");
+    wait_until("the daemon before leaves", LIMIT, || !second.is_running());
+    assert!(second.finish(LIMIT).status.success());
+    assert!(!held.works());
 }

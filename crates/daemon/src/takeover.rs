@@ -31,4 +31,4 @@ const WORD: Duration = Duration::from_secs(10);
 /// How long the new one may take to get ready, while the old one goes on as ever.
 const READY: Duration = Duration::from_secs(60);
 /// How long the new one may take while neither accepts flows.
-const TAKE: Duration = Duration::from_secs(30);
+const TAKE: Duration = Duration::from_secs(15);

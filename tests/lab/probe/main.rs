@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "a test reads what it prints")]
 
 mod bulk;
+mod heir;
 mod hold;
 mod many;
 mod socket;
@@ -20,6 +21,7 @@ use anyhow::{Context, bail};
 const USAGE: &str = "offramp-probe tcp|udp [OPTION…] TARGET…, upload|download|ends-first TARGET \
                      BYTES, open|short COUNT TARGET…, starts same|fresh|replaced COUNT PROGRAM, \
                      hold TARGET TARGET6 UDP-TARGET, steady FLOWS MAKERS TARGET UDP-TARGET NAME, \
+                     heir SOCKET nothing|garbage|other|offer|state, \
                      traffic MILLISECONDS BANNER UDP-ECHO NAME:PORT [COMMAND…]";
 
 fn main() -> anyhow::Result<()> {
@@ -53,6 +55,10 @@ fn main() -> anyhow::Result<()> {
                 "hold" => hold::hold(targets),
                 _ => hold::child(targets),
             }
+        }
+        "heir" => {
+            let [socket, step] = rest else { bail!(USAGE) };
+            heir::heir(socket.as_ref(), step)
         }
         "steady" => {
             let [flows, makers, tcp, udp, name] = rest else {
