@@ -14,6 +14,7 @@ mod ephemeral;
 mod facts;
 mod files;
 mod flows;
+mod harden;
 mod keeper;
 mod lockdown;
 mod lookup;
@@ -38,6 +39,7 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use harden::before_threads;
 pub use lockdown::lockdown;
 pub use start::{run, uninstall};
 pub use takeover::Takeover;

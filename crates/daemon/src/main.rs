@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use offramp_daemon::{Config, Takeover, lockdown, run, uninstall};
+use offramp_daemon::{Config, Takeover, before_threads, lockdown, run, uninstall};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -104,11 +104,12 @@ fn start(arguments: Arguments) -> anyhow::Result<()> {
         runtime: arguments.runtime,
         instance: arguments.instance,
     };
+    raise_descriptor_limit();
+    before_threads();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    raise_descriptor_limit();
     runtime.block_on(async move {
         if arguments.uninstall {
             return uninstall(config).await;

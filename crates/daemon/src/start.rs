@@ -20,7 +20,7 @@ use crate::shared::Shared;
 use crate::state::State;
 use crate::takeover::{self, Asked, Takeover};
 use crate::work::{Work, listen_at};
-use crate::{Config, classes, ephemeral, files};
+use crate::{Config, classes, ephemeral, files, harden};
 
 /// Runs until `stop`, or until another daemon has taken over and the flows of this one have ended;
 /// `reload` is notified by SIGHUP. Ends with what was added to the machine removed, unless managed
@@ -44,6 +44,7 @@ pub async fn run(
         None => start(config, &state, synthetic_v6).await?,
     };
     let shared = Arc::clone(&work.shared);
+    harden::after_start();
     shared.lifecycle.send_replace(Lifecycle::Ready);
     notify_ready();
     tracing::info!(instance = shared.config.instance, socket = %shared.config.socket().display(), "ready");

@@ -15,6 +15,8 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+mod harden;
+
 /// Proxy server for offramp: TCP, UDP and DNS over TLS.
 #[derive(Parser)]
 #[command(
@@ -115,7 +117,13 @@ fn run(serve: Serve) -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    raise_descriptor_limit();
+    harden::before_threads();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .on_thread_start(harden::thread)
+        .build()
+        .context("cannot start the runtime")?;
     runtime.block_on(serve_until_signal(serve.into()))
 }
 
@@ -123,10 +131,10 @@ async fn serve_until_signal(config: Config) -> anyhow::Result<()> {
     if config.users.is_none() && config.client_ca.is_none() {
         tracing::warn!("no --users and no --client-ca: whoever reaches the port may use it");
     }
-    raise_descriptor_limit();
     let signals = Signals::new().context("cannot watch signals")?;
     let gateway = Gateway::start(config).await?;
     let reload = gateway.reloader();
+    harden::after_start();
     // Scripts read this line.
     writeln!(std::io::stdout(), "listening on {}", gateway.address())?;
     if let Some(address) = gateway.metrics_address() {

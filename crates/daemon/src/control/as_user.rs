@@ -37,6 +37,7 @@ fn become_user(uid: u32) -> io::Result<()> {
     set_groups(&groups)?;
     setfsgid(gid);
     setfsuid(Uid::from_raw(uid));
+    crate::harden::keep_memory();
     // They tell the id that was before, and what no id is changes nothing.
     let nobody = u32::MAX;
     let is = (
