@@ -74,15 +74,19 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct Run {
     /// Profile to run under; may be left out where there is only one
-    #[arg(long, value_name = "ID", conflicts_with = "server")]
+    #[arg(long, value_name = "ID", conflicts_with = "proxy")]
     pub(crate) profile: Option<String>,
 
     /// Proxy server to use for this command alone
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", group = "proxy")]
     pub(crate) server: Option<String>,
 
+    /// File with that URL in one line: a password in it shows in no list of processes
+    #[arg(long, value_name = "FILE", group = "proxy")]
+    pub(crate) server_file: Option<PathBuf>,
+
     /// Certificates to trust for that server, in PEM
-    #[arg(long, value_name = "FILE", requires = "server")]
+    #[arg(long, value_name = "FILE", requires = "proxy")]
     pub(crate) ca: Option<PathBuf>,
 
     /// Print no notices

@@ -22,6 +22,7 @@ use crate::output;
 /// The daemon may hold the call while the profile connects for the first time.
 const LIMIT: Duration = Duration::from_secs(15);
 const MAX_CA: u64 = 512 * 1024;
+const MAX_URL: u64 = 64 * 1024;
 /// Where commands are looked for when `PATH` is not set.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
@@ -64,7 +65,11 @@ pub(crate) fn run(socket: &Path, arguments: Run) -> Failure {
 
 /// What a notice of the daemon, which knows no command lines, means for this one.
 fn hint(notice: &str, arguments: &Run) -> Option<String> {
-    arguments.server.as_ref()?;
+    arguments
+        .server
+        .as_ref()
+        .map(drop)
+        .or(arguments.server_file.as_ref().map(drop))?;
     if !notice.contains("issuer is not trusted") {
         return None;
     }
@@ -101,21 +106,37 @@ fn request(arguments: &Run, program: &Path) -> Result<RunRequest, Failure> {
             )
         })?
         .to_owned();
-    let server = match &arguments.server {
-        Some(url) => {
-            let ca_pem = arguments.ca.as_deref().map(read_ca).transpose()?;
-            Some(RunServer {
-                url: url.clone(),
-                ca_pem,
-            })
-        }
-        None => None,
+    let url = match &arguments.server_file {
+        Some(file) => Some(read_url(file)?),
+        None => arguments.server.clone(),
     };
+    let ca_pem = arguments.ca.as_deref().map(read_ca).transpose()?;
+    let server = url.map(|url| RunServer { url, ca_pem });
     Ok(RunRequest {
         profile: arguments.profile.clone(),
         server,
         program,
     })
+}
+
+/// May be a pipe of the shell's.
+fn read_url(file: &Path) -> Result<String, Failure> {
+    let fail = |what: String| {
+        let file = file.display();
+        Failure::new(
+            NO_INPUT,
+            format!("cannot read the URL of --server-file {file}: {what}"),
+        )
+    };
+    let mut text = String::new();
+    std::fs::File::open(file)
+        .and_then(|opened| opened.take(MAX_URL).read_to_string(&mut text))
+        .map_err(|error| fail(error.to_string()))?;
+    let mut lines = text.lines();
+    match (lines.next(), lines.next()) {
+        (Some(url), None) if !url.is_empty() => Ok(url.to_owned()),
+        _ => Err(fail("it does not hold one line".into())),
+    }
 }
 
 fn read_ca(file: &Path) -> Result<String, Failure> {

@@ -26,15 +26,23 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// How long programs that were started may take to be recognised at the end.
 const DECIDED: Duration = Duration::from_secs(5);
 
-/// Says that the daemon is well, for as long as its runtime runs tasks.
+/// Says that the daemon is well: to the kernel programs for as long as its runtime runs tasks, to the
+/// service manager for as long as no part is stuck.
 pub(crate) async fn beat(shared: Arc<Shared>, stop: CancellationToken) {
     let mut tick = interval(HEARTBEAT);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut known = None;
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
         if let Err(error) = shared.capture.beat() {
             tracing::error!(error = %error, "heartbeat not written");
         }
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        let stuck = shared.pulse.stuck();
+        match stuck {
+            None => drop(sd_notify::notify(&[sd_notify::NotifyState::Watchdog])),
+            Some(part) if known != stuck => tracing::error!(part, "a part of the daemon is stuck"),
+            Some(_) => {}
+        }
+        known = stuck;
         shared.flows.tell_what_is_due();
     }
 }
@@ -178,6 +186,7 @@ pub(crate) async fn follow_files(shared: Arc<Shared>, stop: CancellationToken) {
     let mut tick = interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut seen = fingerprint(&shared);
+    let pulse = shared.pulse.changes("changes of rules");
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
         let now = fingerprint(&shared);
         if now != seen {
@@ -186,6 +195,10 @@ pub(crate) async fn follow_files(shared: Arc<Shared>, stop: CancellationToken) {
         } else {
             shared.follow_places().await;
         }
+        // Whoever changes something lets go of these some time.
+        drop(shared.reloading.lock().await);
+        drop(shared.changing.lock().await);
+        pulse.beat();
     }
 }
 

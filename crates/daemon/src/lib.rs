@@ -21,6 +21,7 @@ mod lookup;
 mod pace;
 mod policy;
 mod publish;
+mod pulse;
 mod recognise;
 mod refusals;
 mod reload;

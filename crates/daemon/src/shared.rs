@@ -22,6 +22,7 @@ use crate::ephemeral::Ephemeral;
 use crate::facts::Facts;
 use crate::flows::{Flows, executable};
 use crate::policy::Policy;
+use crate::pulse::Pulse;
 use crate::refusals::{Key, Refused, What};
 use crate::takeover::Before;
 use crate::verdicts::Verdicts;
@@ -61,6 +62,7 @@ pub(crate) struct Shared {
     /// Held while files are read, before `changing`, so that what is read last is in force last.
     pub(crate) reloading: tokio::sync::Mutex<()>,
     pub(crate) counts: Counts,
+    pub(crate) pulse: Pulse,
     /// TCP flows at one time.
     pub(crate) tcp_flows: Arc<Budget>,
     /// Targets of UDP sockets at one time.
@@ -159,6 +161,7 @@ impl Shared {
             changing: tokio::sync::Mutex::new(()),
             reloading: tokio::sync::Mutex::new(()),
             counts: Counts::default(),
+            pulse: Pulse::new(),
             tcp_flows: Budget::new(tcp_flows),
             udp_legs: Budget::new(udp_legs),
             lookups: Budget::new(LOOKUPS),

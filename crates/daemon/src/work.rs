@@ -86,13 +86,14 @@ impl Work {
         let orders = sockets.udp.map(|intake| {
             let (orders, ordered) = mpsc::channel(ORDERS);
             let (shared, stop) = (Arc::clone(&shared), stop.clone());
-            flows.spawn(udp::serve(
+            let pulse = shared.pulse.task("UDP");
+            flows.spawn(pulse.during(udp::serve(
                 shared,
                 intake,
                 closed.subscribe(),
                 ordered,
                 stop,
-            ));
+            )));
             orders
         });
         let mut work = Self {
@@ -146,7 +147,8 @@ impl Work {
                 self.intake.clone(),
                 self.end.clone(),
             );
-            self.flows.spawn(async move {
+            let pulse = self.shared.pulse.task("TCP");
+            self.flows.spawn(pulse.during(async move {
                 let lookups = intake.clone();
                 let handler = move |stream, source| {
                     let (end, shared) = (end.clone(), Arc::clone(&shared));
@@ -158,7 +160,7 @@ impl Work {
                 };
                 serve(listener, Limit::refuse(TCP_FLOWS), &intake, LONG, handler).await;
                 intake.is_cancelled()
-            });
+            }));
         }
     }
 
@@ -169,7 +171,8 @@ impl Work {
         let state = State::open(&self.shared.config.state)?;
         let desk = Arc::new(Desk::new(Arc::clone(&self.shared), state));
         let stop = self.serving.clone();
-        self.clients.spawn(async move {
+        let pulse = self.shared.pulse.task("control socket");
+        self.clients.spawn(pulse.during(async move {
             let clients = Limit::refuse(api::MOST);
             let answer = stop.clone();
             serve(control, clients, &stop, DRAIN, move |stream, _| {
@@ -177,13 +180,14 @@ impl Work {
             })
             .await;
             stop.is_cancelled()
-        });
+        }));
         let closed = self.closed.clone();
         self.keeper(keeper::follow_states);
         self.keeper(watcher::follow_network);
         self.keeper(roam::follow_sleep);
         self.keeper(keeper::follow_files);
-        self.keeper(move |shared, stop| keeper::follow_events(shared, closed, stop));
+        let pulse = self.shared.pulse.task("events");
+        self.keeper(move |shared, stop| pulse.during(keeper::follow_events(shared, closed, stop)));
         Ok(())
     }
 

@@ -34,7 +34,6 @@ const BOOT: &str = r#"
     mount -t proc proc /proc
     umount -R /sys/fs/cgroup 2>/dev/null || true
     mount -t cgroup2 cgroup2 /sys/fs/cgroup
-    umount /sys/fs/bpf
     mount -t tmpfs tmpfs /run
     for part in etc var/lib usr/local; do
         mkdir -p "/run/over/$part" "/run/over/$part.work"
