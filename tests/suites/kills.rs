@@ -1,8 +1,12 @@
 //! The daemon is killed at any moment: what is managed never goes out directly, nobody else notices
 //! anything, and whoever starts next adopts or repairs what is there.
 
+#[path = "kills/apps.rs"]
+mod apps;
 #[path = "kills/cuts.rs"]
 mod cuts;
+#[path = "kills/traffic.rs"]
+mod traffic;
 #[path = "kills/world.rs"]
 mod world;
 
@@ -11,7 +15,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use offramp_tests::{Gateway, Lab, Running};
 
+use apps::Reach;
 use cuts::Cut;
+use traffic::left;
 use world::{Chance, World};
 
 /// Kills in a test run; `OFFRAMP_KILLS` asks for others.
@@ -40,7 +46,7 @@ fn at_random_moments() {
     let mut chance = Chance::new();
     let lab = Lab::new();
     let _gateway = Gateway::start(&lab);
-    let before = world::left(&lab);
+    let before = left(&lab);
     let mut world = World::new(&lab);
     let start = world.start_whole();
     let traffic = world.begin_traffic();
@@ -79,7 +85,7 @@ fn at_random_moments() {
     world.inspect();
     eprintln!("{kills} kills, seed {}: {}", chance.seed, traffic.end(&lab));
     world.end();
-    assert_eq!(world::left(&lab), before);
+    assert_eq!(left(&lab), before);
 }
 
 /// A start where nothing was there before, cut at each of its steps, and then uninstalled.
@@ -89,13 +95,13 @@ fn at_each_step_of_a_first_start() {
     let mut chance = Chance::new();
     let lab = Lab::new();
     let _gateway = Gateway::start(&lab);
-    let before = world::left(&lab);
+    let before = left(&lab);
     let world = World::new(&lab);
     let neighbours = world.begin_neighbours();
     let cuts = Cut::walk(&mut chance, CUTS, wanted().is_some(), |cut| {
         let is_cut = cut.start(&world);
         world.uninstall();
-        assert_eq!(world::left(&lab), before, "{cut:?}");
+        assert_eq!(left(&lab), before, "{cut:?}");
         is_cut
     });
     eprintln!(
@@ -113,7 +119,7 @@ fn at_each_step_of_a_restart() {
     let mut chance = Chance::new();
     let lab = Lab::new();
     let _gateway = Gateway::start(&lab);
-    let before = world::left(&lab);
+    let before = left(&lab);
     let mut world = World::new(&lab);
     world.start_whole();
     let traffic = world.begin_traffic();
@@ -125,7 +131,7 @@ fn at_each_step_of_a_restart() {
     world.inspect();
     eprintln!("{cuts} cuts, seed {}: {}", chance.seed, traffic.end(&lab));
     world.end();
-    assert_eq!(world::left(&lab), before);
+    assert_eq!(left(&lab), before);
 }
 
 /// A stop that removes everything, cut at each of its steps; the next start takes up what is left.
@@ -135,7 +141,7 @@ fn at_each_step_of_a_stop() {
     let mut chance = Chance::new();
     let lab = Lab::new();
     let _gateway = Gateway::start(&lab);
-    let before = world::left(&lab);
+    let before = left(&lab);
     let mut world = World::new(&lab);
     world.name_no_apps();
     let neighbours = world.begin_neighbours();
@@ -146,7 +152,7 @@ fn at_each_step_of_a_stop() {
     world.start_whole();
     world.inspect();
     world.end();
-    assert_eq!(world::left(&lab), before);
+    assert_eq!(left(&lab), before);
     eprintln!(
         "{cuts} cuts, seed {}: {}",
         chance.seed,
@@ -162,7 +168,7 @@ fn at_each_step_of_an_uninstall() {
     let mut chance = Chance::new();
     let lab = Lab::new();
     let _gateway = Gateway::start(&lab);
-    let before = world::left(&lab);
+    let before = left(&lab);
     let mut world = World::new(&lab);
     world.name_no_apps();
     let neighbours = world.begin_neighbours();
@@ -170,19 +176,19 @@ fn at_each_step_of_an_uninstall() {
     let cuts = Cut::walk(&mut chance, CUTS, wanted().is_some(), |cut| {
         world.start_whole();
         let app = app.insert(world.begin_app());
-        assert_eq!(app.ask(&lab), world::Reach::Gateway);
+        assert_eq!(app.ask(&lab), Reach::Gateway);
         world.kill();
-        assert_eq!(app.ask(&lab), world::Reach::Nowhere);
+        assert_eq!(app.ask(&lab), Reach::Nowhere);
         let is_cut = cut.uninstall(&mut world);
         // Half of it would be a way out for some of what the app does.
         let reach = app.ask(&lab);
-        assert!(reach != world::Reach::Mixed, "{cut:?}");
+        assert!(reach != Reach::Mixed, "{cut:?}");
         if !is_cut {
-            assert_eq!(reach, world::Reach::Direct);
+            assert_eq!(reach, Reach::Direct);
         }
         world.uninstall();
-        assert_eq!(world::left(&lab), before, "{cut:?}");
-        assert_eq!(app.ask(&lab), world::Reach::Direct, "{cut:?}");
+        assert_eq!(left(&lab), before, "{cut:?}");
+        assert_eq!(app.ask(&lab), Reach::Direct, "{cut:?}");
         is_cut
     });
     eprintln!(

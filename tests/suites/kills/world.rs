@@ -1,30 +1,31 @@
 //! A machine with apps and neighbours that go on whatever happens to the daemon.
 
-use std::collections::BTreeMap;
-use std::io::Write;
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::{SocketAddr, SocketAddrV4};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 use offramp_tests::addresses::{CLIENT, PROXY, target};
 use offramp_tests::{
-    Capture, Daemon, Lab, PROFILE, Running, Transport, User, binary, build_first, copy_probe, port,
+    Daemon, Lab, PROFILE, Running, Transport, User, binary, build_first, copy_probe, port,
     wait_until,
 };
 use serde_json::json;
 
+use crate::apps::{App, Succession};
+use crate::traffic::{Traffic, with};
+
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 /// What managed programs reach, and nobody else.
-const MANAGED: u8 = 1;
+pub(crate) const MANAGED: u8 = 1;
 /// What unmanaged programs reach.
 const UNMANAGED: u8 = 2;
 /// What an app reaches that is let go in the end.
-const LET_GO: u8 = 3;
+pub(crate) const LET_GO: u8 = 3;
 /// What names below `wild.test` stand for.
-const WILD: u8 = 13;
+pub(crate) const WILD: u8 = 13;
 
 /// Numbers by chance, the same for the same `OFFRAMP_SEED`.
 pub(crate) struct Chance {
@@ -319,201 +320,7 @@ impl<'lab> World<'lab> {
             to(port::BANNER),
             to(port::ECHO),
         );
-        command.args(["-c", &script]).stdin(Stdio::piped());
-        let mut shell = Running::start(command);
-        let input = shell.input();
-        App { shell, input }
+        command.args(["-c", &script]);
+        App::start(command)
     }
-}
-
-/// A program that becomes others at a word, and opens flows at the next.
-pub(crate) struct Succession {
-    running: Running,
-    input: ChildStdin,
-}
-
-impl Succession {
-    fn start(mut command: Command) -> Self {
-        command.stdin(Stdio::piped());
-        let mut running = Running::start(command);
-        wait_until("the shell reads", LIMIT, || {
-            running.said().contains("reads")
-        });
-        let input = running.input();
-        Self { running, input }
-    }
-
-    /// Returns when it is the last of its programs.
-    pub(crate) fn go_on(&mut self) {
-        self.input.write_all(b"go\n").expect("the shell waits");
-        wait_until("the last program runs", LIMIT, || {
-            let line = std::fs::read(format!("/proc/{}/cmdline", self.running.id()));
-            let line = line.unwrap_or_default();
-            line.split(|byte| *byte == 0).nth(1) == Some(b"hold")
-        });
-    }
-
-    /// Has it open flows; returns whom a server sees.
-    pub(crate) fn open(&mut self) -> String {
-        self.input.write_all(b"open\n").expect("the program waits");
-        wait_until("it has tried", LIMIT, || {
-            assert!(self.running.is_running(), "{}", self.running.complained());
-            self.running.said().contains('}')
-        });
-        let said = self.running.said();
-        let report = said
-            .lines()
-            .find(|line| line.contains('}'))
-            .unwrap_or_default();
-        let report: BTreeMap<String, String> =
-            serde_json::from_str(report).unwrap_or_else(|error| panic!("{error}: {said}"));
-        report["tcp4"].clone()
-    }
-}
-
-/// How far an app comes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reach {
-    Gateway,
-    Nowhere,
-    Direct,
-    /// Not the same for all that it tries.
-    Mixed,
-}
-
-pub(crate) struct App {
-    shell: Running,
-    input: ChildStdin,
-}
-
-impl App {
-    /// Lets it try TCP and UDP once.
-    pub(crate) fn ask(&mut self, lab: &Lab) -> Reach {
-        let said = |shell: &Running| shell.said().matches("done\n").count();
-        let before = said(&self.shell);
-        lab.servers().forget();
-        self.input.write_all(b"?\n").expect("the shell waits");
-        wait_until("the app has tried", LIMIT, || {
-            assert!(self.shell.is_running(), "the app is gone");
-            said(&self.shell) > before
-        });
-        let seen = lab.servers().seen();
-        let of = |peer: IpAddr| {
-            let mut ports: Vec<_> = seen
-                .iter()
-                .filter(|seen| seen.peer.ip() == peer && seen.target.ip() == target(LET_GO))
-                .map(|seen| seen.target.port())
-                .collect();
-            ports.sort_unstable();
-            ports.dedup();
-            ports.len()
-        };
-        match (of(CLIENT.into()), of(PROXY.into())) {
-            (0, 0) => Reach::Nowhere,
-            (0, 2) => Reach::Gateway,
-            (2, 0) => Reach::Direct,
-            _ => Reach::Mixed,
-        }
-    }
-}
-
-fn with(mut command: Command, commands: impl IntoIterator<Item = String>) -> Command {
-    command.args(commands).stdin(Stdio::piped());
-    command
-}
-
-/// Programs at work, and what is on the wire meanwhile.
-pub(crate) struct Traffic<'lab> {
-    wire: Capture<'lab>,
-    running: Vec<(&'static str, ChildStdin, Running)>,
-}
-
-impl<'lab> Traffic<'lab> {
-    fn begin(lab: &'lab Lab, commands: Vec<(&'static str, Command)>) -> Self {
-        // Of what is managed, and of what only ever goes between the app and the daemon, nothing
-        // is ever on the wire.
-        let wire = lab.capture_only(&format!(
-            "host {} or host {} or net 198.18.0.0/15 or net 240.0.0.0/4 or ip6 net 2001:2::/48",
-            target(MANAGED),
-            target(WILD)
-        ));
-        let running = commands.into_iter().map(|(label, command)| {
-            let mut running = Running::start(command);
-            // Whoever has to ask the daemon first has done so.
-            wait_until("the program is at work", LIMIT, || {
-                assert!(
-                    running.is_running(),
-                    "{label} ended: {}",
-                    running.complained()
-                );
-                let line = std::fs::read(format!("/proc/{}/cmdline", running.id()));
-                let line = line.unwrap_or_default();
-                line.split(|byte| *byte == 0).nth(1) == Some(b"traffic")
-            });
-            (label, running.input(), running)
-        });
-        let running = running.collect();
-        Self { wire, running }
-    }
-
-    /// Ends the programs and holds what they say, and the wire, to what was promised. Returns the
-    /// figures.
-    pub(crate) fn end(self, lab: &Lab) -> String {
-        let mut figures = Vec::new();
-        for (label, input, mut running) in self.running {
-            assert!(
-                running.is_running(),
-                "{label} ended: {}",
-                running.complained()
-            );
-            drop(input);
-            let said = running.finish(LIMIT).success();
-            let ends: BTreeMap<String, usize> =
-                serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
-            for (end, count) in &ends {
-                assert!(
-                    is_promised(label, end),
-                    "{label}: {count} times {end}: {ends:?}"
-                );
-            }
-            figures.push(format!("{label}: {ends:?}"));
-        }
-        self.wire.packets().assert_only(|_| false);
-        let queries = lab.names().queries();
-        let leaked = |query: &&String| query.contains("managed.") && query.contains("10.90.1.2");
-        assert_eq!(queries.iter().find(leaked), None, "a name was on the wire");
-        figures.join("; ")
-    }
-}
-
-/// Whether an exchange may end in this way.
-fn is_promised(label: &str, end: &str) -> bool {
-    let (direct, started) = (CLIENT.to_string(), end.starts_with("start "));
-    let ended = end.rsplit(' ').next().unwrap_or_default();
-    match (label, started) {
-        ("unmanaged", true) if end.starts_with("start plain ") => ended == "1",
-        ("unmanaged", true) if end.starts_with("start offramp ") => ended != direct,
-        ("unmanaged", false) => ended == direct,
-        // 1: seen directly.
-        (_, true) => ended != "1" && ended != "killed",
-        _ => ended != direct,
-    }
-}
-
-/// Prints the number of the network namespace: SO_NETNS_COOKIE of a socket.
-const COOKIE: &str =
-    "import socket; print(int.from_bytes(socket.socket().getsockopt(1, 71, 8), \"little\"))";
-
-/// What an installation could leave on the machine: devices, rules, routes, pins, mounts, settings,
-/// files.
-pub(crate) fn left(lab: &Lab) -> String {
-    let runtime = lab.directory().display().to_string();
-    lab.client().sh(&format!(
-        "ip -brief link | cut -d' ' -f1; ip rule; ip -6 rule; ip route show table all proto 198
-         ip -6 route show table all proto 198; ip -brief addr show dev lo
-         find /sys/fs/bpf -mindepth 1; findmnt -rno TARGET
-         ls /run/offramp-$(python3 -c '{COOKIE}').lock 2>/dev/null || true
-         find {runtime} -path '*/runtime/*'
-         sysctl -a 2>/dev/null | grep -E 'fwmark_reflect|src_valid_mark|rp_filter'"
-    ))
 }
