@@ -3,6 +3,8 @@
 
 #[path = "limits/control.rs"]
 mod control;
+#[path = "limits/flood.rs"]
+mod flood;
 #[path = "limits/names.rs"]
 mod names;
 

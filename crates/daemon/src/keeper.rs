@@ -44,6 +44,9 @@ pub(crate) async fn beat(shared: Arc<Shared>, stop: CancellationToken) {
         }
         known = stuck;
         shared.flows.tell_what_is_due();
+        // Few datagrams, or what was lost on the way, are counted for a second at most.
+        shared.capture.took_all(false);
+        shared.capture.took_all(true);
     }
 }
 

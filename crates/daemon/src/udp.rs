@@ -28,6 +28,9 @@ const DNS_PORT: u16 = 53;
 const IDLE: Duration = Duration::from_secs(120);
 /// Datagrams that wait for a leg that is being opened or is slow.
 const QUEUE: usize = 128;
+/// Datagrams after which it is looked whether all are taken; the kernel lets every user have more
+/// waiting.
+const ROUND: u32 = 16;
 /// How long a leg that was not opened swallows what its socket sends on.
 const REFUSED: Duration = Duration::from_secs(1);
 /// What a leg has taken is sent before it ends with its socket.
@@ -102,6 +105,7 @@ pub(crate) async fn serve(
     let mut intake = Some(intake);
     let mut buffer = vec![0; 65_535];
     let mut mode = Mode::Open;
+    let mut taken = 0;
     while mode != Mode::Draining || !desk.tasks.is_empty() {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -116,7 +120,14 @@ pub(crate) async fn serve(
                 }
             }
             received = receive(&intake, &mut buffer), if mode == Mode::Open => match received {
-                Ok(datagram) => desk.take(datagram.source, datagram.target, &buffer[..datagram.length]),
+                Ok(datagram) => {
+                    desk.take(datagram.source, datagram.target, &buffer[..datagram.length]);
+                    taken += 1;
+                    if taken >= ROUND && intake.as_ref().is_some_and(|intake| intake.is_empty()) {
+                        desk.shared.capture.took_all(datagram.target.is_ipv6());
+                        taken = 0;
+                    }
+                }
                 Err(error) => tracing::debug!(error = %error, "datagram not received"),
             },
         }

@@ -149,6 +149,19 @@ impl Capture {
         self.maps.beat(monotonic())
     }
 
+    /// Says that all datagrams that had arrived over this family are taken, and users may send as many
+    /// again as one may have waiting.
+    pub fn took_all(&self, ipv6: bool) {
+        if let Err(error) = self.maps.begin_round(ipv6, monotonic()) {
+            tracing::debug!(error = %error, "datagrams not let on");
+        }
+    }
+
+    /// How many datagrams were dropped because their user had as many waiting as one may have.
+    pub fn crowded(&self) -> u64 {
+        self.maps.crowded()
+    }
+
     /// The classes that are defined, those of an earlier run among them.
     pub fn known_classes(&self) -> Result<Vec<ClassId>, MapError> {
         self.maps.classes()

@@ -100,6 +100,7 @@ pub(crate) struct Maps {
     own: MapHandle,
     resolvers: MapHandle,
     listeners: MapHandle,
+    rounds: MapHandle,
     counters: MapHandle,
     pub(crate) events: MapHandle,
 }
@@ -119,6 +120,7 @@ impl Maps {
             own: open("own")?,
             resolvers: open("resolvers")?,
             listeners: open("listeners")?,
+            rounds: open("rounds")?,
             counters: open("counters")?,
             events: open("events")?,
         })
@@ -333,6 +335,18 @@ impl Maps {
     pub(crate) fn set_listener(&self, slot: u32, socket: RawFd) -> Result<(), MapError> {
         let fd = u64::try_from(socket).expect("a descriptor is not negative");
         put(&self.listeners, "listeners", &slot, bytes(&fd))
+    }
+
+    /// Begins another round of datagrams: what users have sent is taken.
+    pub(crate) fn begin_round(&self, ipv6: bool, round: u64) -> Result<(), MapError> {
+        put(&self.rounds, "rounds", &u32::from(ipv6), bytes(&round))
+    }
+
+    /// How many datagrams were too many of one user's.
+    pub(crate) fn crowded(&self) -> u64 {
+        const DROPPED: u32 = 2;
+        let count = get::<_, u64>(&self.rounds, "rounds", &DROPPED);
+        count.ok().flatten().unwrap_or(0)
     }
 
     /// How many entries each map that grows and shrinks has.

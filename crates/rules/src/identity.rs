@@ -175,6 +175,8 @@ fn unit(named: &str) -> Result<Glob, InvalidIdentity> {
         false => format!("{named}.service"),
     };
     match named.split_once("@.") {
+        // One that has this twice is no template of anything.
+        Some((_, kind)) if kind.contains("@.") => named.parse(),
         Some((template, kind)) => format!("{template}@*.{kind}").parse(),
         None => named.parse(),
     }

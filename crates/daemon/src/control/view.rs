@@ -171,7 +171,12 @@ impl Desk {
             )
         });
         let repairs = ("repairs".to_owned(), self.shared.capture.repairs().times);
-        own.into_iter().chain(kernel).chain([repairs]).collect()
+        let crowded = (
+            "crowded_datagrams".to_owned(),
+            self.shared.capture.crowded(),
+        );
+        let others = [repairs, crowded];
+        own.into_iter().chain(kernel).chain(others).collect()
     }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "addresses.h"
+#include "crowd.h"
 #include "sockets.h"
 
 struct ports {
@@ -53,6 +54,9 @@ static __always_inline int parse(struct __sk_buff *skb, struct tuple *tuple, int
 	}
 	return 0;
 }
+
+/* Drops without an error for the sender: a drop with the sign of congestion. */
+#define SILENT_DROP 2
 
 static __always_inline int drop(__u32 why)
 {
@@ -141,6 +145,10 @@ int on_egress(struct __sk_buff *skb)
 		return skb->ifindex == LOOPBACK_IFINDEX ? 1 : drop(COUNT_EGRESS_DROP);
 	if (skb->ifindex != set->device && is_free(owner))
 		return 1;
+	/* As a queue that is full: the program notices nothing. */
+	if (skb->ifindex == set->device && tuple.protocol == IPPROTO_UDP &&
+	    is_crowding(owner->uid, skb->protocol == bpf_htons(ETH_P_IPV6), skb->len))
+		return SILENT_DROP;
 	if (skb->ifindex == set->device)
 		return !begins || identify(&tuple, owner, class) ? 1 : drop(COUNT_EGRESS_DROP);
 	if (tuple.target_port == bpf_htons(DNS_PORT) && begins)
