@@ -267,8 +267,13 @@ impl<'lab> Daemon<'lab> {
 
     /// Starts the daemon (again) and waits until it is ready.
     pub fn start_again(&mut self) {
+        self.start_as(self.command());
+    }
+
+    /// The same by a command line that begins as [`Daemon::command`] does.
+    pub fn start_as(&mut self, command: Command) {
         self.server = None;
-        self.server = Some(Running::start(self.command()).stop_with(Signal::SIGTERM));
+        self.server = Some(Running::start(command).stop_with(Signal::SIGTERM));
         let status = self.offramp(&["status", "--wait", "20"]);
         if !status.status.success() {
             let server = self.server.take().expect("just started");

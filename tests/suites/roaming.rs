@@ -390,3 +390,75 @@ fn the_machine_moves() {
     );
     wire.assert_quiet();
 }
+
+/// The library that tells a program another time.
+fn faketime() -> std::path::PathBuf {
+    let folders = std::fs::read_dir("/usr/lib").expect("there are libraries");
+    let found = folders
+        .flatten()
+        .map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"))
+        .find(|library| library.exists());
+    found.expect("libfaketime is installed: scripts/deps")
+}
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn somebody_sets_the_clock() {
+    let lab = Lab::new();
+    lab.add_cable("second", "eth1", 91);
+    let mut gateway = Gateway::start(&lab);
+    let mut daemon = Daemon::prepare(&lab);
+    daemon.write("policies/managed/0.json", &Daemon::profile().to_string());
+    let clock = lab.directory().join("clock");
+    let set = |time: &str| {
+        let fresh = lab.directory().join("clock.fresh");
+        std::fs::write(&fresh, time).expect("the lab's directory is ours");
+        std::fs::rename(&fresh, &clock).expect("the lab's directory is ours");
+    };
+    set("+0");
+    let mut command = lab.client().command("env");
+    command.arg(format!("LD_PRELOAD={}", faketime().display()));
+    command.arg(format!("FAKETIME_TIMESTAMP_FILE={}", clock.display()));
+    command.args(["FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1"]);
+    // The library cleans up at the end of the program that it was loaded into first.
+    let line = daemon.command();
+    command.args(line.get_args().skip_while(|word| *word != "--").skip(1));
+    daemon.start_as(command);
+    let wire = Wire::watch(&lab);
+    let target = "203.0.113.20";
+    let mut app = Agent::start(&lab, Some(&daemon));
+    assert!(app.ask("pound 203.0.113.21 2001:db8::21").starts_with("ok"));
+    app.ask(&format!("open held {target}"));
+    let began_in = |daemon: &Daemon<'_>, years: &std::ops::Range<u64>| {
+        let flows = daemon.offramp(&["flows", "--json"]).success();
+        let flows: serde_json::Value = serde_json::from_str(&flows).expect("JSON");
+        let mut all = flows.as_array().expect("a list").iter();
+        all.any(|flow| {
+            let started = flow["started"].as_u64().expect("milliseconds");
+            years.contains(&(1970 + started / 31_556_952_000))
+        })
+    };
+    for (time, expected) in [("+30y", 2050..2070), ("-55y", 1970..1980)] {
+        set(time);
+        // Connections that stand, and flows in them, do not depend on it; nor does the heartbeat.
+        wait_until("the daemon has another year", LIMIT, || {
+            app.reaches(time, target);
+            app.ask(&format!("open {time} {target}"));
+            began_in(&daemon, &expected)
+        });
+        assert!(survives_or_ends(&mut app, "held"), "{time}");
+        assert_eq!(state(&daemon).0, "connected", "{time}");
+    }
+    // A new one is refused as long as the certificate is from the future, and told so.
+    gateway.start_again(&lab);
+    wait_until("the certificate is not valid", LIMIT, || {
+        state(&daemon).1.contains("not valid yet")
+    });
+    let said = app.ask(&format!("new {target}"));
+    assert!(said.contains("failed"), "{said}");
+    set("+0");
+    let soon = app.reaches("the clock is right", target);
+    assert!(soon < SOON, "the clock is right: {soon:?}");
+    connected(&daemon, "the clock is right");
+    wire.assert_quiet();
+}

@@ -320,12 +320,15 @@ pub(crate) async fn restore(shared: &Shared) -> anyhow::Result<()> {
             ephemeral::forget(&shared.config.ephemeral(), &id);
         }
     }
-    // Seconds since 1970 are more than the runs of any earlier daemon.
+    // Seconds since 1970 are more than the runs of any earlier daemon, unless somebody has set the
+    // clock back.
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     let now = u32::try_from(now.as_secs()).unwrap_or(u32::MAX / 2);
-    shared.runs_begin_behind(now);
+    let number = |id: &ProfileId| id.as_str().strip_prefix("run-")?.parse::<u32>().ok();
+    let left = shared.ephemeral().keys().filter_map(number).max();
+    shared.runs_begin_behind(left.unwrap_or_default().max(now));
     Ok(())
 }
 
