@@ -179,8 +179,9 @@ impl Trial {
                 is_direct: false,
             };
             let mut told = judge(door.kind, attempt, &evidence);
-            let doubtful = matches!(told.0, Verdict::Leaked | Verdict::Unclear);
-            if (doubtful || door.needs_target()) && self.is_direct(client, door, attempt).await {
+            let doubtful = matches!(told.0, Verdict::Leaked | Verdict::Unclear)
+                || evidence.flow == Some(Way::Refused);
+            if (doubtful || door.needs_target()) && self.is_direct(client, number, attempt).await {
                 evidence.is_direct = true;
                 told = judge(door.kind, attempt, &evidence);
             }
@@ -216,18 +217,21 @@ impl Trial {
     }
 
     /// Whether the profile itself says that this target is reached directly.
-    async fn is_direct(&self, client: &Client, door: &Door, attempt: &Attempt) -> bool {
-        let Some(target) = attempt.trace.target else {
-            return false;
-        };
-        // By its name, which may be what is excluded.
-        let target = match &self.plan.target {
-            Some(given) if door.needs_target() => given.at(target.port()),
-            _ => target.to_string(),
+    async fn is_direct(&self, client: &Client, number: usize, attempt: &Attempt) -> bool {
+        let target = match (&DOORS[number].kind, &self.plan.target, attempt.trace.target) {
+            (Kind::Lookup(_) | Kind::Libc, ..) => {
+                ExplainTarget::Name(doors::name(number, &self.plan))
+            }
+            // By its name, which may be what is excluded.
+            (_, Some(given), Some(target)) if DOORS[number].needs_target() => {
+                ExplainTarget::Address(given.at(target.port()))
+            }
+            (_, _, Some(target)) => ExplainTarget::Address(target.to_string()),
+            (_, _, None) => return false,
         };
         let request = ExplainRequest {
             subject: Some(Subject::Process(self.pid)),
-            target: Some(ExplainTarget::Address(target)),
+            target: Some(target),
         };
         let explained = client.explain(&request).await;
         explained.is_ok_and(|explained| {

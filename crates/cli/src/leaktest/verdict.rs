@@ -63,6 +63,11 @@ pub(super) fn judge(kind: Kind, attempt: &Attempt, evidence: &Evidence) -> (Verd
     match evidence.flow {
         Some(Way::Direct) => return (Verdict::Direct, "the daemon reached it directly".to_owned()),
         Some(Way::Relay) => return (Verdict::Captured, with(attempt, "the daemon relays it")),
+        // It may not have been decided yet.
+        Some(Way::Refused) if evidence.is_direct => {
+            let how = "the daemon reaches it directly, as the profile says";
+            return (Verdict::Direct, how.to_owned());
+        }
         Some(Way::Refused) => return (Verdict::Captured, "it came to the daemon".to_owned()),
         None => {}
     }
