@@ -279,9 +279,11 @@ fn the_machine_moves() {
 
     // Another size of packets.
     client.sh("ip link set eth0 mtu 1280");
+    lab.router().sh("ip link set client mtu 1280");
     let said = app.ask(&format!("big {target}"));
     assert!(said.starts_with("works"), "{said}");
     assert!(survives_or_ends(&mut app, "lease"), "another size");
+    lab.router().sh("ip link set client mtu 1500");
     client.sh("ip link set eth0 mtu 1500");
     assert_eq!(state(&daemon).0, "connected");
 
