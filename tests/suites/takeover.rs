@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use offramp_tests::addresses::{GATEWAY, ORIGIN};
+use offramp_tests::addresses::{CLIENT, GATEWAY, ORIGIN};
 use offramp_tests::{Daemon, Gateway, Held, Lab, Running, User, binary, port, wait_until};
 use serde_json::Value;
 
@@ -174,7 +174,10 @@ fn flows_of_the_daemon_before_obey_the_new_one() {
     let lab = Lab::new();
     let _gateway = Gateway::start(&lab);
     let mut daemon = Daemon::prepare(&lab);
-    daemon.write("policies/managed/0.json", &Daemon::profile().to_string());
+    let mut profile = Daemon::profile();
+    // The address of `excluded.test` is excluded by its name alone.
+    profile["Payload"]["NetworkRouting"] = serde_json::json!({});
+    daemon.write("policies/managed/0.json", &profile.to_string());
     // Where none runs, it starts one.
     let mut command = daemon.command();
     command.arg("--takeover");
@@ -193,7 +196,20 @@ fn flows_of_the_daemon_before_obey_the_new_one() {
     let target = format!("{ORIGIN}:{}", port::ECHO);
     let held = Held::open(&daemon, &target);
     let relayed = Held::open(&daemon, &target);
+    daemon
+        .run(&["getent", "ahostsv4", "excluded.test"])
+        .success();
+    let excluded = Held::open(
+        &daemon,
+        &format!("{}:{}", offramp_tests::addresses::target(12), port::ECHO),
+    );
+    let is_direct = || {
+        let seen = lab.servers().seen();
+        seen.last().is_some_and(|seen| seen.peer.ip() == CLIENT)
+    };
+    assert!(is_direct(), "{:?}", lab.servers().seen());
     let mut first = daemon.take_over();
+    assert!(excluded.works());
     assert_eq!(flows(&daemon).len(), 2);
     // One is enough.
     let mut command = daemon.command();
