@@ -148,6 +148,14 @@ impl Packets {
         });
     }
 
+    /// Fails the test unless every packet is between the client and the gateway, or a look-up that
+    /// the machine itself makes.
+    #[track_caller]
+    pub fn assert_only_gateway_and_dns(&self) {
+        let resolver = (crate::addresses::DNS, 53).into();
+        self.assert_only(|packet| packet.is_with(GATEWAY) || packet.is_with(resolver));
+    }
+
     /// Fails the test unless every packet is housekeeping or what `allowed` says.
     #[track_caller]
     pub fn assert_only(&self, allowed: impl Fn(&Packet) -> bool) {

@@ -1,4 +1,14 @@
-//! Nobody on the machine notices: local servers bind, listen and serve as if offramp were not there.
+//! Nobody on the machine notices: local servers bind, listen and serve as if offramp were not there;
+//! firewalls, VPNs, containers and other programs of the kernel work beside us, and we beside them.
+
+#[path = "neighbours/doctor.rs"]
+mod doctor;
+#[path = "neighbours/firewalls.rs"]
+mod firewalls;
+#[path = "neighbours/programs.rs"]
+mod programs;
+#[path = "neighbours/routing.rs"]
+mod routing;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use offramp_tests::addresses::{GATEWAY, ORIGIN, ORIGIN6};
-use offramp_tests::{Daemon, Gateway, Held, Lab, binary, port, wait_until};
+use offramp_tests::{Daemon, Gateway, Held, Lab, User, binary, port, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const ECHO: &str = "203.0.113.10:7";
@@ -166,6 +167,108 @@ fn what_is_taken_away_is_put_back() {
         wait_until(what, LIMIT, || works(&daemon));
         assert!(held.works(), "a flow that was open while {what}");
     }
+    capture.packets().assert_only(|packet| {
+        let direct = packet.is_with("203.0.113.12:80".parse().expect("an address"));
+        packet.is_with(GATEWAY) || direct
+    });
+}
+
+/// A managed shell that is started while all is well and tries at a word from the test.
+struct Waiting(offramp_tests::Running);
+
+impl Waiting {
+    fn start(daemon: &Daemon<'_>) -> Self {
+        let probe = binary("offramp-probe").display().to_string();
+        let mut command = daemon.command_as(User::Root, "sh");
+        let script = format!(
+            "echo ready; read go
+             timeout 2 {probe} tcp {ORIGIN}:{0}; timeout 2 {probe} tcp [{ORIGIN6}]:{0}
+             timeout 2 {probe} udp {ORIGIN}:8443; timeout 2 {probe} udp [{ORIGIN6}]:8443; true",
+            port::BANNER
+        );
+        command
+            .args(["-c", &script])
+            .stdin(std::process::Stdio::piped());
+        let running = offramp_tests::Running::start(command);
+        wait_until("the shell waits", LIMIT, || {
+            running.said().contains("ready")
+        });
+        Self(running)
+    }
+
+    fn attempt(mut self) -> String {
+        std::io::Write::write_all(&mut self.0.input(), b"go\n").expect("the shell waits");
+        self.0.finish(LIMIT).success()
+    }
+}
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn the_guard_drops_while_nobody_looks() {
+    let lab = Lab::new();
+    let _gateway = Gateway::start(&lab);
+    let mut daemon = Daemon::start(&lab);
+    for script in [
+        "ip rule flush proto 198; ip -6 rule flush proto 198",
+        "ip route flush table all proto 198; ip -6 route flush table all proto 198",
+        "ip link del offramp0",
+        "ip addr flush dev offramp0; ip link set offramp0 down",
+        "ip route add default via 10.90.1.1 table 52; ip rule add pref 2 lookup 52; ip rule del pref 2",
+    ] {
+        let app = Waiting::start(&daemon);
+        let capture = lab.capture();
+        let loses = !script.contains("pref 2");
+        // The heartbeat is good for some seconds more.
+        daemon.process().signal(Signal::SIGSTOP);
+        if loses {
+            lab.client().sh(script);
+        } else {
+            lab.client()
+                .sh(script.split("; ip rule del").next().unwrap_or(script));
+        }
+        let said = app.attempt();
+        assert!(!said.contains("said="), "{script}: {said}");
+        assert!(!said.contains(" ok "), "{script}: {said}");
+        capture
+            .packets()
+            .assert_only(|packet| packet.is_with(GATEWAY));
+        if !loses {
+            lab.client()
+                .sh("ip rule del pref 2; ip route flush table 52");
+        }
+        daemon.process().signal(Signal::SIGCONT);
+        wait_until(script, LIMIT, || works(&daemon));
+    }
+}
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn who_takes_away_again_and_again() {
+    let lab = Lab::new();
+    let _gateway = Gateway::start(&lab);
+    let daemon = Daemon::start(&lab);
+    let capture = lab.capture();
+    let forever = "while :; do ip rule flush proto 198; ip -6 rule flush proto 198; done";
+    let taker = lab.client().spawn(&["sh", "-c", forever]);
+    let begun = std::time::Instant::now();
+    wait_until("it is put back", LIMIT, || repairs(&daemon) > 2);
+    let mut refused = 0;
+    while refused < 3 {
+        assert!(begun.elapsed() < LIMIT, "nothing was refused");
+        let said = Waiting::start(&daemon).attempt();
+        refused += u32::from(said.contains("ConnectionRefused"));
+    }
+    let most = 10 * (begun.elapsed().as_secs() + 1);
+    assert!(
+        repairs(&daemon) < most,
+        "{} in {:?}",
+        repairs(&daemon),
+        begun.elapsed()
+    );
+    let doctor = daemon.offramp(&["doctor"]).stdout;
+    assert!(doctor.contains("IPv4 routing rules"), "{doctor}");
+    drop(taker);
+    wait_until("all is well", LIMIT, || works(&daemon));
     capture.packets().assert_only(|packet| {
         let direct = packet.is_with("203.0.113.12:80".parse().expect("an address"));
         packet.is_with(GATEWAY) || direct

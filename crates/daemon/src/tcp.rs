@@ -38,6 +38,9 @@ pub(crate) async fn serve(
         return;
     };
     let Some(identity) = shared.capture.identify_tcp(source, target) else {
+        if shared.capture.is_probe(target) {
+            return linger(&stream, None);
+        }
         return Counts::add(&shared.counts.unidentified);
     };
     let ends = Ends {

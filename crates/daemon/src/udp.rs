@@ -260,6 +260,10 @@ impl Desk {
 
     fn take(&mut self, source: SocketAddr, target: SocketAddr, payload: &[u8]) {
         let Some(identity) = self.shared.capture.identify_udp(source, target) else {
+            if self.shared.capture.is_probe(target) {
+                // Where it is not delivered, doctor says so.
+                return drop(self.shared.replies.send(payload, target, source));
+            }
             return Counts::add(&self.shared.counts.unidentified);
         };
         let payload = Bytes::copy_from_slice(payload);

@@ -11,7 +11,9 @@ use crate::shared::Shared;
 
 /// Changes come in bursts: the next look is no sooner.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Where looks find something lost one after another the pause doubles up to this.
+/// Where something is lost again so soon after it was put back the pause doubles.
+const SOON: Duration = Duration::from_secs(1);
+/// How long it becomes at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How often it is looked for what no change tells of.
 const QUIET: Duration = Duration::from_secs(2);
@@ -21,6 +23,7 @@ pub(crate) async fn follow_network(shared: Arc<Shared>, stop: CancellationToken)
     let mut watcher = Watcher {
         shared,
         pause: PAUSE,
+        lost: None,
         contested: false,
     };
     // What has changed before anybody listened.
@@ -40,6 +43,8 @@ pub(crate) async fn follow_network(shared: Arc<Shared>, stop: CancellationToken)
 struct Watcher {
     shared: Arc<Shared>,
     pause: Duration,
+    /// When something was lost last.
+    lost: Option<Instant>,
     /// Whether what was put back is gone again, or could not be put back.
     contested: bool,
 }
@@ -55,12 +60,14 @@ impl Watcher {
     }
 
     /// Waits for the next change, and until the pause is over.
-    async fn wait(&mut self) -> Change {
-        let deadline = Instant::now() + self.pause;
+    async fn wait(&self) -> Change {
+        let is_calm = self.lost.is_none_or(|last| last.elapsed() > self.pause);
+        let pause = if is_calm { PAUSE } else { self.pause };
+        let deadline = Instant::now() + pause;
         let mut change = Change::default();
         while let Ok(next) = timeout_at(deadline, self.shared.capture.network_changed()).await {
             // Nobody looks for a while: until then what was touched counts as lost.
-            if next.ours && self.pause > PAUSE && !change.ours {
+            if next.ours && pause > PAUSE && !change.ours {
                 self.suspect().await;
             }
             change.ours |= next.ours;
@@ -74,7 +81,6 @@ impl Watcher {
             match timeout_at(quiet, self.shared.capture.network_changed()).await {
                 Ok(next) => change = next,
                 Err(_) => {
-                    self.pause = PAUSE;
                     change.ours = self.shared.capture.is_quietly_lost().await;
                 }
             }
@@ -103,11 +109,17 @@ impl Watcher {
                 true
             }
         };
-        self.pause = if lost {
-            (self.pause * 2).min(LONGEST_PAUSE)
-        } else {
-            PAUSE
-        };
+        if lost {
+            let soon = self
+                .lost
+                .is_some_and(|last| last.elapsed() < self.pause + SOON);
+            self.pause = if soon {
+                (self.pause * 2).min(LONGEST_PAUSE)
+            } else {
+                PAUSE
+            };
+            self.lost = Some(Instant::now());
+        }
     }
 
     async fn refresh(&self) {

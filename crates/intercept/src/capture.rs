@@ -4,6 +4,7 @@ mod claim;
 mod config;
 mod labels;
 mod mend;
+mod probe;
 mod takeover;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -35,6 +36,7 @@ use self::claim::Claim;
 pub use self::config::{Config, StartError};
 use self::mend::Health;
 pub use self::mend::{Mended, Repairs};
+pub use self::probe::{Probe, Way};
 pub use self::takeover::{Handed, Prepared};
 
 /// Single targets that a class may have approved at one time.
@@ -465,11 +467,16 @@ fn put_to_work(
     Ok((maps, loader.returning()?))
 }
 
-/// SO_NETNS_COOKIE (asm-generic/socket.h), which neither nix nor socket2 have.
-#[expect(unsafe_code, reason = "calls getsockopt")]
+/// The cookie of the caller's network namespace.
 fn netns_cookie() -> io::Result<u64> {
     const SO_NETNS_COOKIE: libc::c_int = 71;
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
+    cookie(&socket, SO_NETNS_COOKIE)
+}
+
+/// One of the cookies of asm-generic/socket.h, which neither nix nor socket2 have.
+#[expect(unsafe_code, reason = "calls getsockopt")]
+fn cookie(socket: &socket2::Socket, option: libc::c_int) -> io::Result<u64> {
     let mut cookie = 0u64;
     let mut length = libc::socklen_t::try_from(size_of::<u64>()).expect("8 fits");
     // SAFETY: the option writes eight octets at most, and `cookie` has them.
@@ -477,7 +484,7 @@ fn netns_cookie() -> io::Result<u64> {
         libc::getsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
-            SO_NETNS_COOKIE,
+            option,
             std::ptr::from_mut(&mut cookie).cast(),
             &raw mut length,
         )

@@ -101,6 +101,7 @@ pub(crate) struct Maps {
     resolvers: MapHandle,
     listeners: MapHandle,
     rounds: MapHandle,
+    probes: MapHandle,
     counters: MapHandle,
     pub(crate) events: MapHandle,
 }
@@ -121,6 +122,7 @@ impl Maps {
             resolvers: open("resolvers")?,
             listeners: open("listeners")?,
             rounds: open("rounds")?,
+            probes: open("probes")?,
             counters: open("counters")?,
             events: open("events")?,
         })
@@ -347,6 +349,18 @@ impl Maps {
         const DROPPED: u32 = 2;
         let count = get::<_, u64>(&self.rounds, "rounds", &DROPPED);
         count.ok().flatten().unwrap_or(0)
+    }
+
+    /// Lets the socket with this cookie begin a flow without an identity.
+    pub(crate) fn add_probe(&self, cookie: u64) -> Result<(), MapError> {
+        put(&self.probes, "probes", &cookie, bytes(&0u32))
+    }
+
+    /// Ends that. Returns how many packets came as far as the guard.
+    pub(crate) fn end_probe(&self, cookie: u64) -> Result<u32, MapError> {
+        let left = get(&self.probes, "probes", &cookie)?;
+        delete(&self.probes, "probes", &cookie)?;
+        Ok(left.unwrap_or(0))
     }
 
     /// How many entries each map that grows and shrinks has.

@@ -40,8 +40,8 @@ pub(crate) const INNER_DEVICE: &str = "app0";
 pub const SOURCE_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 /// The same for IPv6 (RFC 5180 sets the block apart for benchmarks).
 pub const SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 1);
-const INNER_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 4);
-const INNER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 4);
+pub(crate) const INNER_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 4);
+pub(crate) const INNER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 4);
 
 /// What set-up of the network asked for and did not get.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +118,11 @@ impl Network {
         self.device
     }
 
+    /// Whether IPv6 is on.
+    pub(crate) fn ipv6(&self) -> bool {
+        self.ipv6
+    }
+
     pub(crate) fn inner_device(&self) -> u32 {
         self.inner_device
     }
@@ -170,16 +175,12 @@ impl Network {
         !namespace.is_named() || ipv6_is_on() != self.ipv6 || self.lost_settings().next().is_some()
     }
 
-    /// Makes the pair anew where it is not whole. Returns whether it did; all else is lost then.
-    pub(crate) async fn restore_pair(
-        &mut self,
-        namespace: &Namespace,
-    ) -> Result<bool, NetworkError> {
-        let before = (self.device, self.inner_device);
+    /// Makes the pair anew where it is not whole; all else is lost then.
+    pub(crate) async fn restore_pair(&mut self, namespace: &Namespace) -> Result<(), NetworkError> {
         let pair = inside::pair(&self.host, &self.inner, namespace).await?;
         (self.device, self.inner_device) = pair;
         self.tables.use_device(self.device, self.ipv6);
-        Ok(pair != before)
+        Ok(())
     }
 
     /// Puts back all of these but the pair, which has to be whole.

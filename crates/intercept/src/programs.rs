@@ -26,6 +26,8 @@ pub(crate) mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/capture.skel.rs"));
 }
 
+use crate::neighbours::{Neighbour, occupant};
+use crate::requirements::cgroup_root;
 pub(crate) use returning::Returning;
 use skeleton::{CaptureSkel, CaptureSkelBuilder};
 
@@ -48,6 +50,13 @@ pub enum LoadError {
     /// The kernel refuses the programs.
     #[error("the kernel does not load the capture programs; `offramp doctor` says what it lacks")]
     Load(#[source] libbpf_rs::Error),
+    /// Somebody else's program is attached so that nothing can be beside it.
+    #[error(
+        "the program {} (id {}) of somebody else suffers no other at the root control group: detach it \
+         (bpftool cgroup detach {} {} id {}), or attach it with BPF_F_ALLOW_MULTI", .0.name, .0.id,
+         cgroup_root().unwrap_or_default().display(), .0.hook, .0.id
+    )]
+    Occupied(Neighbour),
     /// The kernel loads a program and does not attach it.
     #[error("the kernel does not attach the program {program}")]
     Attach {
@@ -158,7 +167,7 @@ impl Loader {
             &progs.on_create,
         ];
         for program in on_cgroup {
-            replace(&pins, program, |program| program.attach_cgroup(cgroup))?;
+            replace(&pins, program, |program| program.attach_cgroup(cgroup)).map_err(why_not)?;
         }
         if places.connect_unix {
             replace(&pins, &progs.on_connect_unix, |program| {
@@ -185,6 +194,14 @@ impl Loader {
             renew(&pins, program, |program| program.attach_trace())?;
         }
         Ok(())
+    }
+}
+
+/// Says who is in the way.
+fn why_not(error: LoadError) -> LoadError {
+    match &error {
+        LoadError::Attach { program, .. } => occupant(program).map_or(error, LoadError::Occupied),
+        _ => error,
     }
 }
 

@@ -89,6 +89,7 @@ struct settings {
 	__u32 return_mark;   /* of packets that come out of the device */
 	__u32 ipv6;	     /* whether IPv6 of managed apps goes anywhere */
 	__u32 broken;	     /* families whose way to the daemon is not whole: BROKEN_ flags */
+	__u32 unused;
 };
 
 /* Addresses are IPv6; IPv4 ones are v4-mapped. Ports are in network order. */
@@ -226,6 +227,14 @@ struct {
 	__type(key, struct prefix);
 	__type(value, __u8);
 } approved SEC(".maps");
+
+/* Sockets that the daemon tries the way with, and how many packets of each have left so far. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16);
+	__type(key, __u64);
+	__type(value, __u32);
+} probes SEC(".maps");
 
 /* The machine's own addresses, but for loopback. */
 struct {

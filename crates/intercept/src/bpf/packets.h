@@ -114,6 +114,18 @@ static __always_inline struct bpf_sock *full_socket(struct __sk_buff *skb)
 	return sk ? bpf_sk_fullsock(sk) : 0;
 }
 
+/* Whether the daemon itself tries the way; counts that it came so far. */
+static __always_inline int is_probe(struct __sk_buff *skb)
+{
+	__u64 cookie = bpf_get_socket_cookie(skb);
+	__u32 *left = bpf_map_lookup_elem(&probes, &cookie);
+
+	if (!left)
+		return 0;
+	__sync_fetch_and_add(left, 1);
+	return 1;
+}
+
 SEC("cgroup_skb/egress")
 int on_egress(struct __sk_buff *skb)
 {
@@ -129,12 +141,17 @@ int on_egress(struct __sk_buff *skb)
 	owner = owner_of(sk);
 	set = get_settings();
 	if (!owner) {
-		if (!set || skb->ifindex != set->device ||
+		/* What carries this mark goes inside or nowhere: answers of the kernel, and probes. */
+		if (!set || (skb->ifindex != set->device && skb->mark != set->return_mark) ||
 		    bpf_get_netns_cookie(skb) != set->netns_cookie)
 			return 1;
+		if (skb->ifindex != set->device && skb->ifindex != LOOPBACK_IFINDEX)
+			return drop(COUNT_EGRESS_DROP);
 		/* Nobody else may begin a flow inside, or speak in one of an app; what the kernel
 		 * answers for dead sockets (RST, ICMP) begins none. */
-		return parse(skb, &tuple, &begins) || begins ? drop(COUNT_EGRESS_DROP) : 1;
+		if (parse(skb, &tuple, &begins))
+			return drop(COUNT_EGRESS_DROP);
+		return !begins || is_probe(skb) ? 1 : drop(COUNT_EGRESS_DROP);
 	}
 	if (owner->label.class == UNDECIDED && is_other_kind(sk->type, sk->protocol))
 		return is_released(owner) ? 1 : drop(COUNT_EGRESS_DROP);

@@ -88,13 +88,16 @@ impl Capture {
         for _ in 0..ROUNDS {
             let lost = network.inspect(&self.namespace, &wanted).await?;
             self.say_broken(broken(&lost))?;
+            // Where that failed the last time.
+            self.use_pair(network.device(), network.inner_device())?;
             if lost.is_empty() {
                 let contested = false;
                 return Ok(Mended { what, contested });
             }
             self.health.repairs().missing = Some(summary(&lost));
             what.get_or_insert_with(|| summary(&lost));
-            if lost.contains(&Lost::Pair) && network.restore_pair(&self.namespace).await? {
+            if lost.contains(&Lost::Pair) {
+                network.restore_pair(&self.namespace).await?;
                 self.use_pair(network.device(), network.inner_device())?;
             }
             network.restore(&self.namespace, &lost).await?;
@@ -105,10 +108,13 @@ impl Capture {
 
     fn use_pair(&self, device: u32, inner_device: u32) -> Result<(), StartError> {
         let mut settings = self.maps.settings()?;
-        settings.device = device;
-        settings.inner_device = inner_device;
-        self.maps.set_settings(&settings)?;
-        Ok(self.returning.attach(device)?)
+        if (settings.device, settings.inner_device) != (device, inner_device) {
+            self.returning.attach(device)?;
+            settings.device = device;
+            settings.inner_device = inner_device;
+            self.maps.set_settings(&settings)?;
+        }
+        Ok(())
     }
 
     /// Tells the kernel programs which flows to refuse. To be called with the network locked.
@@ -126,6 +132,11 @@ impl Capture {
     /// What [`Capture::mend`] has done since the start.
     pub fn repairs(&self) -> Repairs {
         self.health.repairs().clone()
+    }
+
+    /// Whether the Unix sockets of resolvers are closed to apps.
+    pub fn closes_doors(&self) -> bool {
+        self.pins.join("links/on_connect_unix").exists()
     }
 
     /// What of the host's routing rules stands in the way.
