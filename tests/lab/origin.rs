@@ -50,6 +50,8 @@ pub mod port {
 
 /// How many targets of each family have UDP servers: 203.0.113.1 and up, 2001:db8::1 and up.
 const UDP_TARGETS: u8 = 16;
+/// The targets of ways out, see the probe; each has an echo of datagrams.
+const WAY_TARGETS: std::ops::RangeInclusive<u8> = 100..=250;
 
 /// A flow that arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,13 +202,13 @@ fn start_all(servers: &mut JoinSet<()>, record: &Arc<Record>, web: web::Web) -> 
     accept(servers, record, port::HTTPS, move |flow, _| {
         Arc::clone(&web).tls(flow)
     })?;
-    for number in 1..=UDP_TARGETS {
-        for port in [port::ECHO, port::HTTPS, port::UDP_8443] {
-            for address in [IpAddr::from(target(number)), target6(number.into()).into()] {
-                let socket = std::net::UdpSocket::bind((address, port))?;
-                socket.set_nonblocking(true)?;
-                servers.spawn(udp_echo(UdpSocket::from_std(socket)?, Arc::clone(record)));
-            }
+    let all = [port::ECHO, port::HTTPS, port::UDP_8443];
+    let echoes = (1..=UDP_TARGETS).flat_map(|number| all.map(|port| (number, port)));
+    for (number, port) in echoes.chain(WAY_TARGETS.map(|number| (number, port::ECHO))) {
+        for address in [IpAddr::from(target(number)), target6(number.into()).into()] {
+            let socket = std::net::UdpSocket::bind((address, port))?;
+            socket.set_nonblocking(true)?;
+            servers.spawn(udp_echo(UdpSocket::from_std(socket)?, Arc::clone(record)));
         }
     }
     Ok(())

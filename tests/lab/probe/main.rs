@@ -12,6 +12,7 @@ mod socket;
 mod starts;
 mod steady;
 mod traffic;
+mod ways;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -22,7 +23,8 @@ const USAGE: &str = "offramp-probe tcp|udp [OPTION…] TARGET…, upload|downloa
                      BYTES, open|short COUNT TARGET…, starts same|fresh|replaced COUNT PROGRAM, \
                      hold TARGET TARGET6 UDP-TARGET, steady FLOWS MAKERS TARGET UDP-TARGET NAME, \
                      heir SOCKET nothing|garbage|other|offer|state, \
-                     traffic MILLISECONDS BANNER UDP-ECHO NAME:PORT [COMMAND…]";
+                     traffic MILLISECONDS BANNER UDP-ECHO NAME:PORT [COMMAND…], \
+                     ways list|at-start|at-work COMMAND…";
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -73,6 +75,12 @@ fn main() -> anyhow::Result<()> {
                 name,
             )
         }
+        "ways" => ways::ways(rest),
+        "way" => ways::way(rest),
+        "way-launch" => ways::launch_one(rest),
+        "way-as" => ways::say_as(rest),
+        "way-hold" => ways::hold(),
+        "way-open" => ways::open_and_tell(rest),
         "starts" => {
             let [way, count, program] = rest else {
                 bail!(USAGE)

@@ -67,8 +67,6 @@ int deliver(struct bpf_sk_lookup *ctx)
 
 /* ---- other doors of name resolution (Linux 6.7) ---- */
 
-extern void *bpf_cast_to_kern_ctx(void *obj) __ksym;
-
 static __always_inline int starts_with(const char *path, const char *door, int size)
 {
 	for (int i = 0; i < size; i++)

@@ -80,9 +80,27 @@ struct path {
 	struct dentry *dentry;
 };
 
+typedef struct {
+	__s64 counter;
+} atomic_long_t;
+
 struct file {
 	struct path f_path;
 	struct inode *f_inode;
+	atomic_long_t f_count;
+};
+
+/* One less than there are. */
+typedef struct {
+	atomic_long_t refcnt;
+} file_ref_t;
+
+struct file___6_13 {
+	file_ref_t f_ref;
+};
+
+struct files_struct {
+	atomic_t count;
 };
 
 struct mm_struct {
@@ -105,6 +123,7 @@ struct task_struct {
 	struct signal_struct *signal;
 	struct nsproxy *nsproxy;
 	struct mm_struct *mm;
+	struct files_struct *files;
 	int tgid;
 	__u64 self_exec_id;
 	const struct cred *cred;
@@ -165,14 +184,27 @@ struct dst_entry {
 	struct net_device *dev;
 };
 
+typedef struct {
+	int owned;
+} socket_lock_t;
+
 struct sock {
 	struct sock_common __sk_common;
+	socket_lock_t sk_lock;
+	_Bool sk_use_task_frag;
+	void *sk_user_data;
 	__u16 sk_protocol;
 	__u32 sk_mark;
 	struct dst_entry *sk_dst_cache;
+	struct socket *sk_socket;
 };
 
 struct socket {
+	struct file *file;
+	struct sock *sk;
+};
+
+struct sk_buff {
 	struct sock *sk;
 };
 

@@ -58,6 +58,48 @@ static __always_inline int parse(struct __sk_buff *skb, struct tuple *tuple, int
 /* Drops without an error for the sender: a drop with the sign of congestion. */
 #define SILENT_DROP 2
 
+#define IPV4_LOOSE_ROUTE 131
+#define IPV4_STRICT_ROUTE 137
+#define IPV6_HOP_BY_HOP 0
+#define IPV6_ROUTING 43
+#define IPV6_DESTINATION_OPTIONS 60
+
+/* Whether a packet goes elsewhere than where its address says: a first hop that the class approves
+ * of would send it on. What stands before the ports hides them, and no app needs that. */
+static __always_inline int is_detoured(struct __sk_buff *skb)
+{
+	__u8 options[64] = {};
+	__u32 length, at = 0;
+	__u8 byte;
+
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		if (bpf_skb_load_bytes(skb, 6, &byte, 1))
+			return 1;
+		return byte == IPV6_HOP_BY_HOP || byte == IPV6_ROUTING ||
+		       byte == IPV6_DESTINATION_OPTIONS;
+	}
+	if (bpf_skb_load_bytes(skb, 0, &byte, 1))
+		return 1;
+	length = (byte & 0xf) * 4;
+	if (length <= 20)
+		return 0;
+	length -= 20;
+	if (length > 40 || bpf_skb_load_bytes(skb, 20, options, length))
+		return 1;
+	for (int i = 0; i < 40 && at < length; i++) {
+		byte = options[at & 63];
+		if (byte == IPV4_LOOSE_ROUTE || byte == IPV4_STRICT_ROUTE)
+			return 1;
+		if (byte == 0)
+			return 0;
+		if (byte != 1)
+			at += options[(at + 1) & 63];
+		else
+			at++;
+	}
+	return 0;
+}
+
 static __always_inline int drop(__u32 why)
 {
 	count(why);
@@ -126,6 +168,109 @@ static __always_inline int is_probe(struct __sk_buff *skb)
 	return 1;
 }
 
+extern void *bpf_cast_to_kern_ctx(void *obj) __ksym;
+
+/*
+ * Whether the running program sends by this socket. What a timer or another machine sets off runs in
+ * whatever program happens to be there, and so does what the kernel sends on its own behalf: for a
+ * disk, a file system, a tunnel.
+ */
+static __always_inline int is_sent_by_program(struct bpf_sock *sk, struct sock *kernel,
+					      struct tuple *tuple)
+{
+	if (BPF_CORE_READ(kernel, sk_user_data) || !BPF_CORE_READ(kernel, sk_use_task_frag))
+		return 0;
+	/* Not one that a tunnel has put into another packet, which may be sent by anybody. */
+	if (tuple->protocol == IPPROTO_TCP)
+		return sk->protocol == IPPROTO_TCP && BPF_CORE_READ(kernel, sk_lock.owned);
+	if (tuple->protocol == IPPROTO_UDP && sk->protocol == IPPROTO_UDP)
+		return tuple->source_port == bpf_htons(sk->src_port);
+	return is_other_kind(sk->type, sk->protocol);
+}
+
+/* How many descriptors lead to a socket; none for the kernel's own. */
+static __always_inline __s64 holders_of(struct sock *sk)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct file *file = BPF_CORE_READ(sk, sk_socket, file);
+	struct file___6_13 *newer = (void *)file;
+	__s64 count;
+
+	if (!file)
+		return 0;
+	if (bpf_core_field_exists(newer->f_ref))
+		count = BPF_CORE_READ(newer, f_ref.refcnt.counter) + 1;
+	else
+		count = BPF_CORE_READ(file, f_count.counter);
+	/* The call that is going on has it, too, where others could close it meanwhile. */
+	if (count > 1 && BPF_CORE_READ(task, files, count.counter) > 1)
+		count--;
+	/* Being closed. */
+	return count > 0 ? count : 1;
+}
+
+/* A flow that is cut off is to be told so. */
+static __always_inline void ask_for_sweep(void)
+{
+	struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+
+	if (!event)
+		return;
+	event->kind = EVENT_MOVED;
+	event->process = bpf_get_current_pid_tgid() >> 32;
+	event->cookie = 0;
+	bpf_ringbuf_submit(event, 0);
+}
+
+enum { PASS, DROP, LOSE };
+
+/*
+ * What a captured program sends by a socket that was open before it was captured, or is another's.
+ * Where nobody else has that, it is the program's from here on; else it stays whose it is.
+ */
+static __always_inline int judge_foreign(struct __sk_buff *skb, struct bpf_sock *sk,
+					 struct settings *set)
+{
+	struct owner owner = {};
+	struct tuple tuple = {};
+	struct class *class;
+	struct label label;
+	struct sk_buff *buffer;
+	struct sock *kernel;
+	__s64 holders;
+	int begins;
+
+	if (skb->ifindex == LOOPBACK_IFINDEX || !is_captured(&label, &class))
+		return PASS;
+	buffer = bpf_cast_to_kern_ctx(skb);
+	kernel = BPF_CORE_READ(buffer, sk);
+	if (parse(skb, &tuple, &begins) || !is_sent_by_program(sk, kernel, &tuple))
+		return PASS;
+	holders = holders_of(kernel);
+	if (!holders)
+		return PASS;
+	if (class && set && bpf_get_netns_cookie(skb) == set->netns_cookie && !is_detoured(skb) &&
+	    tuple.target_port != bpf_htons(DNS_PORT) &&
+	    (is_approved(label.class, tuple.target) ||
+	     (class->flags & CLASS_MULTICAST && is_multicast(tuple.target))))
+		return PASS;
+	if (holders == 1) {
+		/* Of one that is undecided, too: until it is known what that is, see is_free(). */
+		owner.label = label;
+		owner.instance = class ? class->instance : 0;
+		owner.pid = bpf_get_current_pid_tgid() >> 32;
+		owner.uid = bpf_get_current_uid_gid();
+		owner.cookie = bpf_get_socket_cookie(skb);
+		bpf_sk_storage_get(&owners, sk, &owner, BPF_SK_STORAGE_GET_F_CREATE);
+	}
+	/* It may be unmanaged, and send again. */
+	if (label.class == UNDECIDED)
+		return LOSE;
+	if (tuple.protocol == IPPROTO_TCP)
+		ask_for_sweep();
+	return DROP;
+}
+
 SEC("cgroup_skb/egress")
 int on_egress(struct __sk_buff *skb)
 {
@@ -141,6 +286,13 @@ int on_egress(struct __sk_buff *skb)
 	owner = owner_of(sk);
 	set = get_settings();
 	if (!owner) {
+		switch (judge_foreign(skb, sk, set)) {
+		case DROP:
+			return drop(COUNT_EGRESS_DROP);
+		case LOSE:
+			count(COUNT_EGRESS_DROP);
+			return SILENT_DROP;
+		}
 		/* What carries this mark goes inside or nowhere: answers of the kernel, and probes. */
 		if (!set || (skb->ifindex != set->device && skb->mark != set->return_mark) ||
 		    bpf_get_netns_cookie(skb) != set->netns_cookie)
@@ -172,6 +324,8 @@ int on_egress(struct __sk_buff *skb)
 		return drop(COUNT_EGRESS_DROP);
 	if (skb->ifindex == LOOPBACK_IFINDEX)
 		return 1;
+	if (is_detoured(skb))
+		return drop(COUNT_EGRESS_DROP);
 	if (is_approved(owner->label.class, tuple.target))
 		return 1;
 	if (class->flags & CLASS_MULTICAST && is_multicast(tuple.target))
