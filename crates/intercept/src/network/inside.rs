@@ -1,5 +1,6 @@
 //! The pair of devices, and the private namespace: there every address is local.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
@@ -45,17 +46,6 @@ pub(super) async fn pair(
         return Err(rtnetlink::Error::RequestFailed)
             .doing(|| format!("find {DEVICE} and {INNER_DEVICE}"));
     };
-    // Without ARP a packet carries the sender's own MAC as its target: equal ones make it arrive.
-    inner
-        .link()
-        .set(
-            LinkUnspec::new_with_index(inner_end.index)
-                .address(outer_end.mac)
-                .build(),
-        )
-        .execute()
-        .await
-        .doing(|| format!("set up {INNER_DEVICE}"))?;
     Ok((outer_end.index, inner_end.index))
 }
 
@@ -113,16 +103,28 @@ pub(super) async fn set_up(handle: &Handle, device: u32, name: &str) -> Result<(
 /// Makes both ends where they belong in one step: the inner one is never seen here, and takes no name
 /// that a device of the host has.
 async fn create(host: &Handle, namespace: &Namespace) -> Result<(), NetworkError> {
+    // Without ARP a packet carries the sender's own MAC as its target: equal ones make it arrive.
+    // One that is given at the start is left alone by udevd (systemd.link(5), MACAddressPolicy=).
+    let mac = local_mac();
     let inner = LinkUnspec::new_with_name(INNER_DEVICE)
         .setns_by_fd(namespace.file().as_raw_fd())
+        .address(mac.to_vec())
         .build();
-    let pair =
-        LinkVeth::new(DEVICE, INNER_DEVICE).set_info_data(InfoData::Veth(InfoVeth::Peer(inner)));
+    let pair = LinkVeth::new(DEVICE, INNER_DEVICE)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(inner)))
+        .address(mac.to_vec());
     host.link()
         .add(pair.build())
         .execute()
         .await
         .doing(|| format!("make the device pair {DEVICE} and {INNER_DEVICE}"))
+}
+
+/// A random address, locally administered and of one device (RFC 9542 section 2.1).
+fn local_mac() -> [u8; 6] {
+    let random = RandomState::new().build_hasher().finish();
+    let [a, b, c, d, e, f, ..] = random.to_ne_bytes();
+    [a & 0xfc | 0x02, b, c, d, e, f]
 }
 
 /// Addresses, rules and routes of the private namespace.
