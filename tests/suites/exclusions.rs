@@ -58,6 +58,18 @@ fn excluded_routes() {
             capture.packets().assert_only_gateway();
         }
     }
+    // One socket that has another address and port when it sends again.
+    let script = "import ctypes, socket
+flow = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+flow.settimeout(10)
+flow.connect(('203.0.113.12', 7))
+flow.sendto(b'hello', ('203.0.113.11', 7))
+unspecified = bytes(16)
+ctypes.CDLL(None).connect(flow.fileno(), unspecified, 16)
+flow.sendto(b'hello', ('203.0.113.11', 7))
+print(flow.recvfrom(100)[0].decode())";
+    let said = daemon.run(&["/usr/bin/python3", "-c", script]).success();
+    assert!(said.contains("10.90.2.2:"), "{said}");
 }
 
 #[test]

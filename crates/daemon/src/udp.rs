@@ -41,6 +41,9 @@ const FINISH: Duration = Duration::from_millis(250);
 /// A socket of an app and one of its targets.
 pub(crate) type Leg = (u64, SocketAddr);
 
+/// A datagram with the address that the socket has by now: `connect` may give it another.
+type Sent = (SocketAddr, Bytes);
+
 /// What a desk is told.
 pub(crate) enum Order {
     /// Take no more datagrams, and say what there is.
@@ -170,7 +173,7 @@ impl Arrival {
 
 struct Desk {
     shared: Arc<Shared>,
-    legs: HashMap<Leg, mpsc::Sender<Bytes>>,
+    legs: HashMap<Leg, mpsc::Sender<Sent>>,
     /// The flow of each socket, for as long as it has a leg.
     guards: HashMap<u64, std::sync::Weak<FlowGuard>>,
     tasks: JoinSet<Leg>,
@@ -226,7 +229,8 @@ impl Desk {
         let open = self.legs.get(&leg).filter(|sender| !sender.is_closed());
         match (open, self.shared.flows.successor()) {
             (Some(sender), _) => {
-                if sender.try_send(datagram.payload).is_err() {
+                let sent = (datagram.source, datagram.payload);
+                if sender.try_send(sent).is_err() {
                     Counts::add(&self.shared.counts.dropped_datagrams);
                 }
             }
@@ -324,7 +328,7 @@ impl Desk {
         if self
             .legs
             .get(&leg)
-            .is_some_and(|sender| sender.try_send(payload).is_err())
+            .is_some_and(|sender| sender.try_send((source, payload)).is_err())
         {
             Counts::add(&self.shared.counts.dropped_datagrams);
         }
@@ -438,7 +442,7 @@ struct Conversation {
     guard: Arc<FlowGuard>,
     source: SocketAddr,
     target: SocketAddr,
-    datagrams: mpsc::Receiver<Bytes>,
+    datagrams: mpsc::Receiver<Sent>,
 }
 
 impl Conversation {
@@ -484,10 +488,7 @@ impl Conversation {
             tokio::select! {
                 () = cut.cancelled() => return self.guard.failed("stopped"),
                 sent = self.datagrams.recv() => match sent {
-                    Some(payload) => {
-                        self.count_sent(payload.len());
-                        tunnel.try_send(&payload);
-                    }
+                    Some(sent) => tunnel.try_send(&self.take(sent)),
                     None => {
                         let flushed = async { while tunnel.recv().await.is_some() {} };
                         let _ = timeout(FLUSH, flushed).await;
@@ -515,9 +516,8 @@ impl Conversation {
             tokio::select! {
                 () = cut.cancelled() => return self.guard.failed("stopped"),
                 sent = self.datagrams.recv() => match sent {
-                    Some(payload) => {
-                        self.count_sent(payload.len());
-                        let _ = socket.send(&payload).await;
+                    Some(sent) => {
+                        let _ = socket.send(&self.take(sent)).await;
                     }
                     None => return,
                 },
@@ -530,9 +530,11 @@ impl Conversation {
         }
     }
 
-    fn count_sent(&self, length: usize) {
+    fn take(&mut self, (source, payload): Sent) -> Bytes {
+        self.source = source;
         let sent = &self.guard.counters().sent;
-        sent.fetch_add(length as u64, std::sync::atomic::Ordering::Relaxed);
+        sent.fetch_add(payload.len() as u64, std::sync::atomic::Ordering::Relaxed);
+        payload
     }
 
     fn deliver(&self, payload: &[u8]) {
