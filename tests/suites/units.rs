@@ -2,6 +2,8 @@
 
 #[path = "units/machine.rs"]
 mod machine;
+#[path = "units/upgrade.rs"]
+mod upgrade;
 
 use std::process::Command;
 use std::time::Duration;
@@ -9,7 +11,7 @@ use std::time::Duration;
 use machine::Machine;
 use offramp_tests::addresses::{CLIENT, PROXY, target};
 use offramp_tests::{Authority, Daemon, Gateway, Lab, copy_probe, port, wait_until};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const UNITS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/units");
@@ -60,23 +62,38 @@ fn early(program: &str, arguments: &str) -> String {
     )
 }
 
-#[test]
-#[ignore = "needs root and BPF: run scripts/test"]
-fn a_machine_boots_serves_hangs_and_stops() {
-    let lab = Lab::new();
-    let gateway = Gateway::start(&lab);
-    let mut machine = Machine::new(&lab);
+/// A machine with a profile that names the program `named`, and with units as quick as a test wants
+/// them.
+fn with_a_rule(lab: &Lab) -> (Machine<'_>, Value) {
+    let machine = Machine::new(lab);
     let mut profile = Daemon::profile();
     profile["Payload"]["AppRules"] = json!([{ "SigningIdentifier": "exe:named" }]);
     machine.write("etc/offramp/policies/managed/0.json", &profile.to_string());
     let anchors = lab.directory().join("gateway-authority.pem");
     let anchors = std::fs::read_to_string(anchors).expect("the gateway has one");
     machine.write("etc/offramp/credentials/gateway-authority", &anchors);
+    machine.write(
+        "etc/systemd/system/offrampd.service.d/quick.conf",
+        "[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\nRestartSec=100ms\n",
+    );
+    (machine, profile)
+}
+
+fn add_probe(lab: &Lab, program: &str) {
+    let from = copy_probe(lab, program);
+    let to = lab.directory().join("machine/usr/local/bin").join(program);
+    std::fs::copy(from, to).expect("the directory is ours");
+}
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn a_machine_boots_serves_hangs_and_stops() {
+    let lab = Lab::new();
+    let gateway = Gateway::start(&lab);
+    let (mut machine, mut profile) = with_a_rule(&lab);
     let arguments = format!("tcp {}:{}", target(21), port::BANNER);
     for program in ["named", "neighbour"] {
-        let from = copy_probe(&lab, program);
-        let to = lab.directory().join("machine/usr/local/bin").join(program);
-        std::fs::copy(from, to).expect("the directory is ours");
+        add_probe(&lab, program);
         let unit = format!("early-{program}.service");
         machine.write(
             &format!("etc/systemd/system/{unit}"),
@@ -84,11 +101,6 @@ fn a_machine_boots_serves_hangs_and_stops() {
         );
         machine.enable(&unit);
     }
-    // As quick as a test wants it.
-    machine.write(
-        "etc/systemd/system/offrampd.service.d/quick.conf",
-        "[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\nRestartSec=100ms\n",
-    );
     machine.enable("offrampd.service");
     machine.boot();
 

@@ -32,6 +32,7 @@ mod state;
 mod takeover;
 mod tcp;
 mod udp;
+mod upgrade;
 mod verdicts;
 mod watcher;
 mod work;
@@ -44,6 +45,7 @@ pub use harden::before_threads;
 pub use lockdown::lockdown;
 pub use start::{run, uninstall};
 pub use takeover::Takeover;
+pub use upgrade::reload;
 
 /// How long flows may go on after the daemon was told to stop.
 pub const DRAIN: Duration = Duration::from_secs(5);

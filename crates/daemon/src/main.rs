@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use offramp_daemon::{Config, Takeover, before_threads, lockdown, run, uninstall};
+use offramp_daemon::{Config, Takeover, before_threads, lockdown, reload, run, uninstall};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -54,7 +54,7 @@ struct Arguments {
     #[arg(
         long,
         value_name = "SECONDS",
-        default_value_t = 86_400,
+        default_value_t = DRAIN,
         requires = "takeover"
     )]
     drain: u64,
@@ -69,7 +69,17 @@ enum Action {
     /// Refuse the apps that profiles name until a daemon serves them, and exit: for the boot, before
     /// the network comes up
     Lockdown,
+    /// Have the daemon that runs read its profiles again; where its program has been replaced, go on in
+    /// its place as --takeover does
+    Reload {
+        /// How long open flows may go on in the old daemon
+        #[arg(long, value_name = "SECONDS", default_value_t = DRAIN)]
+        drain: u64,
+    },
 }
+
+/// A day, in seconds.
+const DRAIN: u64 = 86_400;
 
 fn instance(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -114,16 +124,20 @@ fn start(arguments: Arguments) -> anyhow::Result<()> {
         if arguments.uninstall {
             return uninstall(config).await;
         }
-        if let Some(Action::Lockdown) = arguments.command {
-            return lockdown(config).await;
+        match arguments.command {
+            Some(Action::Lockdown) => return lockdown(config).await,
+            Some(Action::Reload { drain }) => {
+                return reload(config, Duration::from_secs(drain)).await;
+            }
+            None => {}
         }
         let drain = Duration::from_secs(arguments.drain);
         let takeover = arguments.takeover.then_some(Takeover { drain });
         let stop = CancellationToken::new();
-        let reload = Arc::new(Notify::new());
-        let signals = listen(stop.clone(), Arc::clone(&reload))?;
+        let again = Arc::new(Notify::new());
+        let signals = listen(stop.clone(), Arc::clone(&again))?;
         tokio::select! {
-            ended = run(config, takeover, stop, reload) => ended,
+            ended = run(config, takeover, stop, again) => ended,
             () = signals => anyhow::bail!("ended by a second signal; `offramp uninstall` removes what is left"),
         }
     })

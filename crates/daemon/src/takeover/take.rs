@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use nix::sys::socket::{Backlog, listen};
 use offramp_intercept::{ClassId, Handed};
 use offramp_rules::ProfileId;
 use offramp_upstream::State as UpstreamState;
@@ -127,6 +128,8 @@ impl Asked {
             Ok(_) => bail!("the other daemon goes on"),
             Err(error) => return Err(error.context("the other daemon goes on")),
         }
+        // Clients see as their peer who has called this last.
+        let _ = listen(&control, Backlog::MAXCONN);
         Ok((self.stream, control))
     }
 }
