@@ -1,4 +1,5 @@
 use std::future::Future;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::error::{check_answer, read_json};
 use crate::{
@@ -23,6 +24,8 @@ use crate::{
 };
 
 const DEFAULT_LIMIT: Duration = Duration::from_secs(10);
+/// When to knock again at a socket with more clients than the daemon has let in.
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// Asks the daemon; every call has a connection of its own and a time limit (10 s by default).
 #[derive(Clone, Debug)]
@@ -171,19 +174,28 @@ impl Client {
         .await
     }
 
+    /// Waits while more clients knock than the daemon has let in: a socket that does not block says
+    /// EAGAIN then (unix(7)).
+    async fn connect(&self) -> Result<UnixStream, ClientError> {
+        loop {
+            match UnixStream::connect(&self.socket).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(AGAIN).await,
+                Err(source) => {
+                    let socket = self.socket.clone();
+                    return Err(ClientError::Unreachable { socket, source });
+                }
+            }
+        }
+    }
+
     async fn open(
         &self,
         method: Method,
         path: &str,
         body: Bytes,
     ) -> Result<(Response<Incoming>, Connection), ClientError> {
-        let stream =
-            UnixStream::connect(&self.socket)
-                .await
-                .map_err(|source| ClientError::Unreachable {
-                    socket: self.socket.clone(),
-                    source,
-                })?;
+        let stream = self.connect().await?;
         let (mut sender, connection) = http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream))
             .await
             .map_err(lost)?;

@@ -102,3 +102,33 @@ async fn nobody_there_is_unreachable() {
         Err(ClientError::Unreachable { .. })
     ));
 }
+
+#[tokio::test]
+async fn a_crowd_before_the_door_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let socket = tokio::net::UnixSocket::new_stream().unwrap();
+    socket.bind(&path).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let mut crowd = Vec::new();
+    let full = loop {
+        match UnixStream::connect(&path).await {
+            Ok(stream) => crowd.push(stream),
+            Err(error) => break error,
+        }
+        assert!(crowd.len() < 100, "the backlog is short");
+    };
+    assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+    let client = Client::new(&path);
+    let let_in = async {
+        // It has knocked once by now, in vain.
+        tokio::task::yield_now().await;
+        for _ in &crowd {
+            listener.accept().await.unwrap();
+        }
+        listener.accept().await.map(drop)
+    };
+    let (asked, let_in) = tokio::join!(client.status(), let_in);
+    let_in.unwrap();
+    assert!(matches!(asked, Err(ClientError::Lost(_))), "{asked:?}");
+}
