@@ -74,7 +74,7 @@ fn with_a_rule(lab: &Lab) -> (Machine<'_>, Value) {
     machine.write("etc/offramp/credentials/gateway-authority", &anchors);
     machine.write(
         "etc/systemd/system/offrampd.service.d/quick.conf",
-        "[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\nRestartSec=100ms\n",
+        "[Service]\nWatchdogSec=10\nTimeoutAbortSec=1\nRestartSec=100ms\n",
     );
     (machine, profile)
 }
