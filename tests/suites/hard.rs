@@ -119,6 +119,8 @@ fn a_crash_leaves_no_memory_behind() {
     wait_until("it is gone", LIMIT, || !daemon.process().is_running());
     assert_eq!(dumps(), before);
     assert!(!Path::new(&format!("/proc/{pid}/exe")).exists());
+    let said = daemon.offramp(&["uninstall"]);
+    assert!(said.status.success(), "{said}");
 }
 
 #[test]

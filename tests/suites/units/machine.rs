@@ -49,6 +49,12 @@ const BOOT: &str = r#"
     ln -s /proc/self/fd /dev/fd
     ln -s pts/ptmx /dev/ptmx
     cp -a "$FILES/." /
+    # The files stay where they are; what services keep there goes with the machine.
+    mkdir /run/files
+    mount --bind "$FILES" /run/files
+    for part in tmp var/tmp; do mount -t tmpfs -o mode=1777 tmpfs "/$part"; done
+    mkdir -p "$FILES"
+    mount --bind /run/files "$FILES"
     # As every distribution has it: mounts that are made for services reach them.
     mount --make-rshared /
     exec env -i container=other "SYSTEMD_UNIT_PATH=$UNITS" PATH=/usr/sbin:/usr/bin:/sbin:/bin \

@@ -87,7 +87,7 @@ fn a_unit_follows_the_program_that_takes_over() {
     let environment = format!("tr '\\0' '\\n' </proc/{second}/environ");
     let environment = machine.run(&["sh", "-c", &environment]).success();
     assert!(
-        environment.contains("WATCHDOG_USEC=3000000\n"),
+        environment.contains("WATCHDOG_USEC=10000000\n"),
         "{environment}"
     );
 
