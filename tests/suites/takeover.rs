@@ -2,14 +2,16 @@
 
 use std::io::Write;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use offramp_tests::addresses::{CLIENT, GATEWAY, ORIGIN};
+use offramp_tests::addresses::{CLIENT, GATEWAY, ORIGIN, target};
 use offramp_tests::{Daemon, Gateway, Held, Lab, Running, User, binary, port, wait_until};
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// Flows of one program, one after another, sixteen at a time.
+const SHORT: usize = 20_000;
 
 /// A managed program that uses open flows and makes new ones all the time.
 struct Load(Running, std::process::ChildStdin);
@@ -95,6 +97,30 @@ fn an_upgrade_under_load_drops_and_refuses_nothing() {
         .packets()
         .assert_only(|packet| packet.is_with(GATEWAY));
     let end = daemon.stop();
+    assert!(end.status.success(), "{end}");
+}
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn an_upgrade_beside_flows_that_begin_without_end() {
+    let lab = Lab::new();
+    let _gateway = Gateway::start(&lab);
+    let mut daemon = Daemon::start(&lab);
+    let targets = (1..=11).map(|number| format!("{}:{}", target(number), port::ECHO));
+    let probe = binary("offramp-probe").display().to_string();
+    let mut command = daemon.command_as(User::Root, &probe);
+    command.args(["short", &SHORT.to_string()]).args(targets);
+    let began = Instant::now();
+    let mut short = Running::start(command);
+    wait_until("a tenth of them is done", LIMIT, || {
+        daemon.counter("flows_relayed") > SHORT as u64 / 10
+    });
+    let first = daemon.take_over();
+    assert!(short.is_running(), "they go on");
+    let said = short.finish(LIMIT).success();
+    eprintln!("{SHORT} flows in {:?}", began.elapsed());
+    assert_eq!(said, format!("done {SHORT} {{}}\n"));
+    let end = first.finish(LIMIT);
     assert!(end.status.success(), "{end}");
 }
 
