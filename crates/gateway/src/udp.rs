@@ -38,6 +38,11 @@ pub(crate) async fn relay<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    // A new socket counts as full until the reactor has looked at it: its first datagram would be
+    // lost on a busy machine.
+    if let Err(error) = socket.writable().await {
+        return End::FarReset(error);
+    }
     let mut stopped = pin!(stop.cancelled());
     let mut clock = pin!(sleep_until(Instant::now() + idle));
     let mut association = Association {
