@@ -476,17 +476,9 @@ int main(int n, char **a) {
 }
 "#;
 
-/// A user who starts what looks like an app without end disturbs neither apps nor others.
-#[test]
-#[ignore = "needs root and BPF: run scripts/test"]
-fn a_storm_of_starts_disturbs_nobody() {
-    let lab = Lab::new();
-    let _gateway = Gateway::start(&lab);
-    let app = first(&lab, "real/thing").display().to_string();
-    let near = first(&lab, "near/thing").display().to_string();
-    let rule = format!("exe:{}/real/thing", lab.directory().display());
-    let daemon = Daemon::start_with(&lab, &[profile("test.lab", &[rule])]);
-    let nobody = Person::new(&lab, NOBODY);
+/// A user who starts what looks like an app without end, from here on.
+fn storm(lab: &Lab, daemon: &Daemon<'_>) -> Running {
+    let nobody = Person::new(lab, NOBODY);
     lab.client()
         .sh(&format!("chmod a+rx {}", lab.directory().display()));
     let home = nobody.directory("storm");
@@ -503,6 +495,20 @@ fn a_storm_of_starts_disturbs_nobody() {
     wait_until("the storm is on", LIMIT, || {
         daemon.map_entries()["settled"] > 5
     });
+    storm
+}
+
+/// A user who starts what looks like an app without end disturbs neither apps nor others.
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn a_storm_of_starts_disturbs_nobody() {
+    let lab = Lab::new();
+    let _gateway = Gateway::start(&lab);
+    let app = first(&lab, "real/thing").display().to_string();
+    let near = first(&lab, "near/thing").display().to_string();
+    let rule = format!("exe:{}/real/thing", lab.directory().display());
+    let daemon = Daemon::start_with(&lab, &[profile("test.lab", &[rule])]);
+    let storm = storm(&lab, &daemon);
     let mut ends = std::collections::BTreeMap::new();
     for number in 0..20 {
         // A path that is new each time: nothing is remembered about it.
@@ -535,23 +541,7 @@ fn a_storm_of_starts_loses_no_wrapper() {
     let app = first(&lab, "real/thing").display().to_string();
     let rule = format!("exe:{}/real/thing", lab.directory().display());
     let daemon = Daemon::start_with(&lab, &[profile("test.lab", &[rule])]);
-    let nobody = Person::new(&lab, NOBODY);
-    lab.client()
-        .sh(&format!("chmod a+rx {}", lab.directory().display()));
-    let home = nobody.directory("storm");
-    build(&home.join("thing"), STORM);
-    lab.client()
-        .sh(&format!("chmod a+rx {}/thing", home.display()));
-    let home = home.display().to_string();
-    let script = format!(
-        "e=$(($(date +%s)+20)); for i in $(seq 6); do {home}/thing $((i*100000000)) $e {home} & done; wait"
-    );
-    let mut command = nobody.command("sh");
-    command.args(["-c", &script]);
-    let storm = Running::start(command);
-    wait_until("the storm is on", LIMIT, || {
-        daemon.map_entries()["settled"] > 5
-    });
+    let storm = storm(&lab, &daemon);
     let wrapper = lab.directory().join("wrap/thing");
     build(&wrapper, NEXT);
     let plain = first(&lab, "plain").display().to_string();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use offramp_intercept::{ClassId, Label};
+use offramp_intercept::ClassId;
 use offramp_rules::{Claims, Profiles};
 
 use crate::ephemeral;
@@ -36,10 +36,7 @@ impl Closing {
         let before: BTreeSet<ClassId> = labelled
             .values()
             .flatten()
-            .filter_map(|process| match process.label {
-                Label::Undecided { from, .. } => from,
-                Label::Class(_) => None,
-            })
+            .filter_map(|process| process.label.before())
             .collect();
         let policy = shared.policy();
         let rules = &policy.rules;

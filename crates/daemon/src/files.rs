@@ -1,13 +1,27 @@
 //! Files that are whole or not there, whenever the daemon is killed.
 
 use std::ffi::OsString;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Replaces what is in `path`: readers see the old text or the new one. A power failure may undo it.
 pub(crate) fn write(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
+    replace(path, text, mode, |_| Ok(()))
+}
+
+/// The same, and a power failure leaves the old text or the new one, never half.
+pub(crate) fn write_to_last(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
+    replace(path, text, mode, File::sync_all)
+}
+
+fn replace(
+    path: &Path,
+    text: &[u8],
+    mode: u32,
+    settle: impl FnOnce(&File) -> io::Result<()>,
+) -> io::Result<()> {
     let fresh = fresh(path);
     let mut file = OpenOptions::new()
         .write(true)
@@ -16,6 +30,7 @@ pub(crate) fn write(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
         .mode(mode)
         .open(&fresh)?;
     file.write_all(text)?;
+    settle(&file)?;
     fs::rename(fresh, path)
 }
 

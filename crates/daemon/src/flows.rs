@@ -120,8 +120,21 @@ pub(crate) struct Beginning {
 
 impl Flows {
     pub(crate) fn begin(self: &Arc<Self>, beginning: Beginning) -> FlowGuard {
+        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let guard = self.enter(id, beginning, Instant::now(), unix_ms());
+        self.tell(&guard.record, |flow| control::FlowEvent::Begin { flow });
+        guard
+    }
+
+    fn enter(
+        self: &Arc<Self>,
+        id: u64,
+        beginning: Beginning,
+        began: Instant,
+        began_unix_ms: u64,
+    ) -> FlowGuard {
         let record = Arc::new(Record {
-            id: self.next.fetch_add(1, Ordering::Relaxed) + 1,
+            id,
             executable: beginning.executable,
             identity: beginning.identity,
             profile: beginning.profile,
@@ -130,16 +143,15 @@ impl Flows {
             protocol: beginning.protocol,
             source: beginning.source,
             target: beginning.target,
-            began: Instant::now(),
-            began_unix_ms: unix_ms(),
+            began,
+            began_unix_ms,
             counters: Counters::default(),
             way: AtomicU8::new(control::Way::Refused as u8),
             open: AtomicU8::new(control::FlowState::Opening as u8),
             server: OnceLock::new(),
             error: OnceLock::new(),
         });
-        self.lock().insert(record.id, Arc::clone(&record));
-        self.tell(&record, |flow| control::FlowEvent::Begin { flow });
+        self.lock().insert(id, Arc::clone(&record));
         FlowGuard {
             flows: Arc::clone(self),
             record,

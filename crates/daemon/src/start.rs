@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use offramp_control::Lifecycle;
-use offramp_intercept::{Capture, ClassId, Label, Sockets};
+use offramp_intercept::{Capture, ClassId, Sockets};
 use offramp_rules::{Identity, Layer, Prefix, Profile, ProfileId, Profiles, Rule};
 use tokio::net::UnixListener;
 use tokio::sync::Notify;
@@ -299,10 +299,7 @@ pub(crate) async fn restore(shared: &Shared) -> anyhow::Result<()> {
     let before: BTreeSet<ClassId> = labelled
         .values()
         .flatten()
-        .filter_map(|process| match process.label {
-            Label::Undecided { from, .. } => from,
-            Label::Class(_) => None,
-        })
+        .filter_map(|process| process.label.before())
         .chain(asked_before(&shared.capture))
         .collect();
     let (used, unused): (Vec<_>, Vec<_>) = known

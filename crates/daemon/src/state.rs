@@ -1,14 +1,14 @@
 //! What survives a restart: the IPv6 block of synthetic addresses, the names, what is switched off.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io;
 use std::net::Ipv6Addr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use offramp_rules::{Prefix, ProfileId};
 
+use crate::files;
 use crate::policy::Policy;
 
 /// The folder of `--state`.
@@ -89,19 +89,9 @@ impl State {
         )
     }
 
-    /// The old text or the new one, never half.
     fn write(&self, name: &str, text: &[u8]) -> io::Result<()> {
-        let fresh = self.folder.join(format!("{name}.new"));
         // The names that apps looked up are nobody else's business.
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&fresh)?;
-        file.write_all(text)?;
-        file.sync_all()?;
-        fs::rename(fresh, self.folder.join(name))
+        files::write_to_last(&self.folder.join(name), text, 0o600)
     }
 }
 

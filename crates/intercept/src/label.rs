@@ -21,6 +21,16 @@ pub enum Label {
     },
 }
 
+impl Label {
+    /// The class before an exec that no answer has come for, which the answer builds on.
+    pub fn before(&self) -> Option<ClassId> {
+        match self {
+            Self::Undecided { from, .. } => *from,
+            Self::Class(_) => None,
+        }
+    }
+}
+
 /// A process that carries a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Labelled {

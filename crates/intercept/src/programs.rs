@@ -257,23 +257,35 @@ fn renew(
     program: &ProgramMut<'_>,
     attach: impl FnOnce(&ProgramMut<'_>) -> libbpf_rs::Result<Link>,
 ) -> Result<(), LoadError> {
-    let path = pins.join(program.name());
+    let name = program.name().to_string_lossy();
     let failed = |source| LoadError::Attach {
-        program: program.name().to_string_lossy().into_owned(),
+        program: name.to_string(),
         source,
     };
+    pin_as(pins, &name, |fresh| {
+        let mut link = attach(program).map_err(failed)?;
+        link.pin(fresh).map_err(failed)
+    })
+}
+
+/// Lets a link take the place of the one that is pinned as `name`, if one is. `pin` gets another
+/// name first: at no moment is the hook without a program.
+fn pin_as(
+    pins: &Path,
+    name: &str,
+    pin: impl FnOnce(&Path) -> Result<(), LoadError>,
+) -> Result<(), LoadError> {
+    let path = pins.join(name);
     let unnamed = |source| LoadError::Pins {
         path: path.clone(),
         source,
     };
-    // Pinned under another name first: at no moment is the hook without a program. bpffs takes no
-    // dots in names.
-    let fresh = pins.join(format!("{}_new", program.name().to_string_lossy()));
+    // bpffs takes no dots in names.
+    let fresh = pins.join(format!("{name}_new"));
     if fresh.exists() {
         fs::remove_file(&fresh).map_err(unnamed)?;
     }
-    let mut link = attach(program).map_err(failed)?;
-    link.pin(&fresh).map_err(failed)?;
+    pin(&fresh)?;
     fs::rename(&fresh, &path).map_err(unnamed)
 }
 

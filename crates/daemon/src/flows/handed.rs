@@ -56,8 +56,7 @@ impl Flows {
     /// Shows a flow that another daemon relays. None: it cannot be read.
     pub(crate) fn adopt(self: &Arc<Self>, flow: &wire::Flow) -> Option<FlowGuard> {
         let age = Duration::from_millis(flow.age_ms);
-        let record = Arc::new(Record {
-            id: flow.id,
+        let beginning = Beginning {
             identity: Identity {
                 class: ClassId::new(flow.class).unwrap_or(ClassId::UNDECIDED),
                 exec: flow.exec,
@@ -67,27 +66,16 @@ impl Flows {
             },
             executable: flow.executable.as_str().into(),
             profile: ProfileId::new(&flow.profile),
-            claims: Mutex::new(Arc::new(flow.claims.to_claims())),
-            legs: Mutex::default(),
+            claims: Arc::new(flow.claims.to_claims()),
             protocol: match flow.is_tcp {
                 true => Protocol::Tcp,
                 false => Protocol::Udp,
             },
             source: flow.source,
             target: flow.target.read()?,
-            began: Instant::now().checked_sub(age).unwrap_or_else(Instant::now),
-            began_unix_ms: flow.began_unix_ms,
-            counters: Counters::default(),
-            way: AtomicU8::new(control::Way::Refused as u8),
-            open: AtomicU8::new(control::FlowState::Opening as u8),
-            server: OnceLock::new(),
-            error: OnceLock::new(),
-        });
-        self.lock().insert(record.id, Arc::clone(&record));
-        let guard = FlowGuard {
-            flows: Arc::clone(self),
-            record,
         };
+        let began = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
+        let guard = self.enter(flow.id, beginning, began, flow.began_unix_ms);
         guard.count(flow.sent, flow.received);
         if flow.is_open {
             let way = match flow.is_relayed {

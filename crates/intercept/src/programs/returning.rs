@@ -1,7 +1,6 @@
 //! The program at the ingress of the pair's end in the host, which may be another device tomorrow.
 
 use std::ffi::CString;
-use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -9,7 +8,7 @@ use std::path::PathBuf;
 
 use libbpf_rs::libbpf_sys;
 
-use super::LoadError;
+use super::{LoadError, pin_as};
 
 const NAME: &str = "on_return";
 
@@ -22,21 +21,16 @@ pub(crate) struct Returning {
 impl Returning {
     /// Attaches it to this device, and lets go of where it was pinned after that.
     pub(crate) fn attach(&self, device: u32) -> Result<(), LoadError> {
-        let path = self.pins.join(NAME);
-        let unnamed = |source| LoadError::Pins {
-            path: path.clone(),
-            source,
-        };
-        let fresh = self.pins.join(format!("{NAME}_new"));
-        if fresh.exists() {
-            fs::remove_file(&fresh).map_err(unnamed)?;
-        }
-        let link = self.link(device).map_err(|source| LoadError::Attach {
-            program: NAME.to_owned(),
-            source: source.into(),
-        })?;
-        pin(&link, &fresh).map_err(unnamed)?;
-        fs::rename(&fresh, &path).map_err(unnamed)
+        pin_as(&self.pins, NAME, |fresh| {
+            let link = self.link(device).map_err(|source| LoadError::Attach {
+                program: NAME.to_owned(),
+                source: source.into(),
+            })?;
+            pin(&link, fresh).map_err(|source| LoadError::Pins {
+                path: self.pins.join(NAME),
+                source,
+            })
+        })
     }
 
     /// libbpf-rs has no call for this one yet (Linux 6.6).
