@@ -71,6 +71,8 @@ pub fn ephemeral(id: &str, url: &str, anchors_pem: Option<Vec<u8>>) -> Result<Pr
             exclude_local_networks: false,
             unavailable: UnavailableAction::Drop,
             owner: None,
+            real_addresses: false,
+            refuse_encrypted: false,
             overlays: Default::default(),
         },
     })

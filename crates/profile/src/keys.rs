@@ -329,6 +329,18 @@ static DNS: &[Key] = &[
         Shape::Text(Format::Synthetic6),
         "The same for IPv6, of 8 to 112 bits. Default: the daemon's.",
     ),
+    key(
+        "RealAddresses",
+        Shape::Bool,
+        "Whether apps are told the true addresses of names, asked for at the far side, instead of \
+         ones that stand for names. Default false.",
+    ),
+    key(
+        "RefuseEncryptedResolvers",
+        Shape::Bool,
+        "Whether apps are kept from resolvers of their own that encrypt (DNS over TLS, HTTPS or \
+         QUIC), so that they ask by port 53 and their targets have names. Default false.",
+    ),
     later("ServerAddresses"),
     later("DNSProtocol"),
     later("ServerName"),

@@ -106,11 +106,16 @@ pub(crate) struct NetworkRouting {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
 pub(crate) struct Dns {
     #[serde(rename = "SyntheticDNSAnswerIPv4Prefix")]
     pub(crate) v4: Option<String>,
     #[serde(rename = "SyntheticDNSAnswerIPv6Prefix")]
     pub(crate) v6: Option<String>,
+    #[serde(default)]
+    pub(crate) real_addresses: bool,
+    #[serde(default)]
+    pub(crate) refuse_encrypted_resolvers: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]

@@ -84,6 +84,8 @@ fn every_key_has_an_effect() {
         "/Payload/DNS/SyntheticDNSAnswerIPv6Prefix",
         json!("fd00::/64"),
     );
+    shows("/Payload/DNS/RealAddresses", json!(true));
+    shows("/Payload/DNS/RefuseEncryptedResolvers", json!(true));
 }
 
 #[test]
@@ -272,6 +274,8 @@ fn keys_that_say_what_is_so_anyway_change_nothing() {
     same("/Payload/Order", json!(1000));
     same("/Payload/Enabled", json!(true));
     same("/Payload/UnavailableAction", json!("Drop"));
+    same("/Payload/DNS/RealAddresses", json!(false));
+    same("/Payload/DNS/RefuseEncryptedResolvers", json!(false));
     same(
         "/Payload/DNS/SyntheticDNSAnswerIPv4Prefix",
         json!("198.18.0.0/15"),

@@ -60,6 +60,10 @@ pub struct Profile {
     pub exclude_local_networks: bool,
     /// What happens while it is not connected.
     pub unavailable: UnavailableAction,
+    /// Whether apps are told the true addresses of names, not ones that stand for them.
+    pub real_addresses: bool,
+    /// Whether flows to known resolvers that encrypt (DNS over TLS, HTTPS or QUIC) are refused.
+    pub refuse_encrypted: bool,
     /// What users have changed for their own processes, by user id.
     pub overlays: BTreeMap<u32, Overlay>,
 }

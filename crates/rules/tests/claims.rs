@@ -248,6 +248,8 @@ fn profile() -> impl Strategy<Value = Profile> {
                 excluded_routes: Vec::new(),
                 exclude_local_networks: false,
                 unavailable: UnavailableAction::Drop,
+                real_addresses: false,
+                refuse_encrypted: false,
                 overlays,
             },
         )
@@ -638,6 +640,8 @@ fn sample(rule: Rule) -> Profile {
         excluded_routes: Vec::new(),
         exclude_local_networks: false,
         unavailable: UnavailableAction::Drop,
+        real_addresses: false,
+        refuse_encrypted: false,
         overlays: BTreeMap::new(),
     }
 }

@@ -86,6 +86,8 @@ fn profile() -> impl Strategy<Value = Profile> {
                 excluded_routes: excluded.1,
                 exclude_local_networks,
                 unavailable,
+                real_addresses: false,
+                refuse_encrypted: false,
                 overlays: BTreeMap::new(),
             },
         )
@@ -336,6 +338,8 @@ fn corp() -> Profile {
         excluded_routes: Vec::new(),
         exclude_local_networks: false,
         unavailable: UnavailableAction::Drop,
+        real_addresses: false,
+        refuse_encrypted: false,
         overlays: BTreeMap::new(),
     }
 }

@@ -25,6 +25,8 @@ fn profile(id: &str, rules: Vec<Rule>) -> Profile {
         excluded_routes: Vec::new(),
         exclude_local_networks: false,
         unavailable: UnavailableAction::Drop,
+        real_addresses: false,
+        refuse_encrypted: false,
         overlays: BTreeMap::new(),
     }
 }

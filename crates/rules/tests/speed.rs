@@ -35,6 +35,8 @@ fn profile(number: u32, identity: Namer) -> Profile {
         excluded_routes: vec!["10.0.0.0/8".parse().unwrap()],
         exclude_local_networks: true,
         unavailable: UnavailableAction::Drop,
+        real_addresses: false,
+        refuse_encrypted: false,
         overlays: BTreeMap::new(),
     }
 }

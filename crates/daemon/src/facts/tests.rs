@@ -112,6 +112,8 @@ fn profiles(rules: Vec<Rule>) -> Profiles {
         excluded_routes: Vec::new(),
         exclude_local_networks: false,
         unavailable: UnavailableAction::Drop,
+        real_addresses: false,
+        refuse_encrypted: false,
         overlays: std::collections::BTreeMap::new(),
     }])
 }

@@ -38,6 +38,8 @@ pub(super) fn build(
             .exclude_local_networks
             .unwrap_or(false),
         unavailable: payload.unavailable_action.into(),
+        real_addresses: payload.dns.real_addresses,
+        refuse_encrypted: payload.dns.refuse_encrypted_resolvers,
     };
     Ok(Profile {
         rules,
