@@ -17,6 +17,7 @@ mod origin;
 mod person;
 mod process;
 mod product;
+mod resolvers;
 mod servers;
 
 pub use authority::{Authority, Identity};
@@ -30,4 +31,5 @@ pub use origin::{Origin, Seen, port};
 pub use person::{Person, Visit, Way, copy_probe};
 pub use process::{Finished, Running, wait_until};
 pub use product::{Daemon, Gateway, Held, PROFILE, binary};
+pub use resolvers::{ALL_MODULES, Resolvers};
 pub use servers::{Names, Postgres, Shell};
