@@ -31,6 +31,9 @@ impl Names {
             format!("--host-record=hole.test,{BLACK_HOLE},{BLACK_HOLE6}"),
             "--host-record=proxy.test,10.90.2.2,fd00:90:2::2".to_owned(),
             "--address=/wild.test/203.0.113.13".to_owned(),
+            "--local=/apps.test/".to_owned(),
+            "--address=/apps.test/203.0.113.15".to_owned(),
+            "--address=/apps.test/2001:db8::15".to_owned(),
             "--txt-record=origin.test,a text of the origin".to_owned(),
             "--mx-host=origin.test,mail.wild.test,10".to_owned(),
         ];
