@@ -30,6 +30,8 @@ impl Names {
             "--host-record=other.test,203.0.113.11,2001:db8::11".to_owned(),
             format!("--host-record=hole.test,{BLACK_HOLE},{BLACK_HOLE6}"),
             "--host-record=proxy.test,10.90.2.2,fd00:90:2::2".to_owned(),
+            "--host-record=dns.google,8.8.8.8,2001:4860:4860::8888".to_owned(),
+            "--host-record=doh.test,192.0.2.8".to_owned(),
             "--address=/wild.test/203.0.113.13".to_owned(),
             "--local=/apps.test/".to_owned(),
             "--address=/apps.test/203.0.113.15".to_owned(),

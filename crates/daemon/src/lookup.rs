@@ -96,6 +96,7 @@ impl Lookup for AppLookup {
                 | Why::Unmanaged,
             ) => Way::System,
             Verdict::Refuse(Why::NotInForce(_)) => Way::Refuse,
+            Verdict::Refuse(Why::EncryptedResolver(..)) => Way::Absent,
             // While the upstream is away the name still gets its address: the flow is refused, or
             // let go direct, when it comes.
             _ => Way::Relay,

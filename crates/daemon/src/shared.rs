@@ -307,6 +307,7 @@ impl Shared {
                 | Why::OtherDomain(profile)
                 | Why::OnDemand(profile)
                 | Why::NotConnected(profile, _)
+                | Why::EncryptedResolver(profile, _)
                 | Why::NotInForce(profile) => profile.clone(),
                 Why::Loopback | Why::Unmanaged => Self::first_profile(claims),
             },

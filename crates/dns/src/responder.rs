@@ -35,6 +35,8 @@ pub enum Way {
     System,
     /// Answered with REFUSED.
     Refuse,
+    /// Answered with NXDOMAIN: apps do without it, and ask us about everything else.
+    Absent,
 }
 
 /// What carried a query to us.
@@ -134,6 +136,7 @@ impl Responder {
         }
         match lookup.way(&name) {
             Way::Refuse => query.code(ResponseCode::Refused),
+            Way::Absent => query.negative(ResponseCode::NXDomain),
             Way::System => self.ask_system(query, transport, lookup).await,
             Way::Relay => self.relay(query, &name, asked, lookup).await,
         }

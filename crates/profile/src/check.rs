@@ -64,11 +64,15 @@ impl Check {
                     shape: Shape::Later,
                     ..
                 }) if self.is_optional(&inner_path) => {}
-                Some(Key {
-                    shape: Shape::Later,
-                    ..
-                }) => {
-                    self.report(name.at, &inner_path, Fault::later("not supported yet"));
+                Some(
+                    key @ Key {
+                        shape: Shape::Later,
+                        ..
+                    },
+                ) => {
+                    let mut fault = Fault::later("not supported yet");
+                    fault.hint = key.instead().map(str::to_owned);
+                    self.report(name.at, &inner_path, fault);
                 }
                 Some(key) => self.value(inner, &key.shape, &inner_path),
             }

@@ -53,7 +53,9 @@ pub(crate) enum Format {
     Token,
     KeyPath,
     Overridable,
+    /// With all names below it.
     Domain,
+    ExactDomain,
     Host,
     Block,
     Synthetic4,
@@ -64,6 +66,8 @@ pub(crate) enum Format {
     Path,
     Requirement,
     User,
+    /// A name, an address or a block of addresses.
+    Resolver,
 }
 
 const fn key(name: &'static str, shape: Shape, about: &'static str) -> Key {
@@ -86,6 +90,24 @@ const fn required(name: &'static str, shape: Shape, about: &'static str) -> Key 
 
 const fn later(name: &'static str) -> Key {
     key(name, Shape::Later, "Not supported yet.")
+}
+
+/// What any program would be named by: each of them would be kept from raw sockets, from multicast
+/// and from the machine's resolvers, and could look up nothing without the daemon.
+const fn any_app(name: &'static str) -> Key {
+    key(
+        name,
+        Shape::Later,
+        "Not supported yet: name the apps in AppRules, with MatchDomains; any others would be kept \
+         from raw sockets, multicast and their resolver",
+    )
+}
+
+impl Key {
+    /// Of a key that is not supported yet: what to do instead.
+    pub(crate) fn instead(&self) -> Option<&'static str> {
+        self.about.strip_prefix("Not supported yet: ")
+    }
 }
 
 /// A file with several declarations.
@@ -191,6 +213,12 @@ pub(crate) static PAYLOAD: &[Key] = &[
         "Names that are reached directly, with all names below them.",
     ),
     key(
+        "ExcludedFQDNs",
+        Shape::List(&Shape::Text(Format::ExactDomain)),
+        "Names that are reached directly, without those below them.",
+    ),
+    later("BrowserDomains"),
+    key(
         "NetworkRouting",
         Shape::Object(ROUTING),
         "What is reached directly by address.",
@@ -221,11 +249,9 @@ pub(crate) static PAYLOAD: &[Key] = &[
     later("DisconnectOnSleep"),
     later("Idle"),
     later("Tunnel"),
-    later("ExcludedFQDNs"),
-    later("MatchDomains"),
-    later("MatchFQDNs"),
-    later("AssociatedDomains"),
-    later("BrowserDomains"),
+    any_app("MatchDomains"),
+    any_app("MatchFQDNs"),
+    any_app("AssociatedDomains"),
     later("OnDemand"),
     later("Proxies"),
     later("AlwaysOn"),
@@ -340,6 +366,12 @@ static DNS: &[Key] = &[
         Shape::Bool,
         "Whether apps are kept from resolvers of their own that encrypt (DNS over TLS, HTTPS or \
          QUIC), so that they ask by port 53 and their targets have names. Default false.",
+    ),
+    key(
+        "EncryptedResolvers",
+        Shape::List(&Shape::Text(Format::Resolver)),
+        "Such resolvers besides those that are known: names, with all below them, addresses and \
+         address blocks.",
     ),
     later("ServerAddresses"),
     later("DNSProtocol"),

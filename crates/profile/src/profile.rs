@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use offramp_rules::{Host, Prefix, ProfileId};
+use offramp_rules::{DomainName, Host, Prefix, ProfileId};
 use serde::Deserialize;
 
 use crate::secret::Secret;
@@ -24,6 +24,8 @@ pub struct Profile {
     pub revision: u32,
     /// The servers in the order in which they are tried; at least one.
     pub servers: Vec<Server>,
+    /// Names for which browsers are claimed too, whichever this machine has.
+    pub browser_domains: Vec<DomainName>,
     /// The block whose IPv4 addresses stand for names; 198.18.0.0/15 by default.
     pub synthetic_v4: Prefix,
     /// The same for IPv6; none means the daemon's own.

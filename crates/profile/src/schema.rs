@@ -87,7 +87,11 @@ fn text(format: Format) -> Value {
     let pattern = |pattern: &str| json!({ "type": "string", "pattern": pattern });
     match format {
         Format::Any => json!({ "type": "string" }),
-        Format::NotEmpty | Format::KeyPath | Format::Domain | Format::Host => pattern(r"\S"),
+        Format::NotEmpty
+        | Format::KeyPath
+        | Format::Domain
+        | Format::ExactDomain
+        | Format::Host => pattern(r"\S"),
         Format::Type => json!({ "const": TYPE }),
         Format::OverlayType => json!({ "const": OVERLAY_TYPE }),
         Format::Overridable => json!({ "enum": OVERRIDABLE }),
@@ -102,6 +106,6 @@ fn text(format: Format) -> Value {
             pattern(r"^([^:/]+|(exe|unit|user-unit|flatpak|snap|app|wrapper):.+|cgroup:/.*)$")
         }
         Format::Path => pattern(r"^/.*[^/]$"),
-        Format::Requirement | Format::User => pattern(r"\S"),
+        Format::Requirement | Format::User | Format::Resolver => pattern(r"\S"),
     }
 }

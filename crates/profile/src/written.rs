@@ -29,6 +29,10 @@ pub(crate) struct Payload {
     pub(crate) app_rules: Vec<AppRule>,
     #[serde(default)]
     pub(crate) excluded_domains: Vec<String>,
+    #[serde(default, rename = "ExcludedFQDNs")]
+    pub(crate) excluded_fqdns: Vec<String>,
+    #[serde(default)]
+    pub(crate) browser_domains: Vec<String>,
     #[serde(default)]
     pub(crate) network_routing: NetworkRouting,
     #[serde(default)]
@@ -116,6 +120,8 @@ pub(crate) struct Dns {
     pub(crate) real_addresses: bool,
     #[serde(default)]
     pub(crate) refuse_encrypted_resolvers: bool,
+    #[serde(default)]
+    pub(crate) encrypted_resolvers: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]

@@ -70,6 +70,7 @@ fn every_key_has_an_effect() {
     shows("/Payload/AllowInbound", json!(true));
     shows("/Payload/UnavailableAction", json!("Direct"));
     shows("/Payload/ExcludedDomains", json!(["example.com"]));
+    shows("/Payload/ExcludedFQDNs", json!(["example.com"]));
     shows("/Payload/UserOverridableKeys", json!(["ExcludedDomains"]));
     shows(
         "/Payload/NetworkRouting/ExcludedRoutes",
@@ -86,6 +87,10 @@ fn every_key_has_an_effect() {
     );
     shows("/Payload/DNS/RealAddresses", json!(true));
     shows("/Payload/DNS/RefuseEncryptedResolvers", json!(true));
+    let refusing = with("/Payload/DNS/RefuseEncryptedResolvers", json!(true));
+    let mut adding = refusing.clone();
+    adding["Payload"]["DNS"]["EncryptedResolvers"] = json!(["192.0.2.1"]);
+    assert_ne!(profile(&adding), profile(&refusing));
 }
 
 #[test]

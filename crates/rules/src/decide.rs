@@ -1,8 +1,8 @@
 mod display;
 
 use crate::{
-    Claim, Claims, DomainName, Host, Prefix, Profile, ProfileId, Profiles, Reason, RouteSet, State,
-    Target, UnavailableAction, World,
+    Claim, Claims, DomainName, Host, Prefix, Profile, ProfileId, Profiles, Reason, Resolver,
+    RouteSet, State, Target, UnavailableAction, World,
 };
 
 /// What happens to a flow.
@@ -45,12 +45,15 @@ pub enum Why {
     NotConnected(ProfileId, State),
     /// The app was started under this profile, which is disabled or gone.
     NotInForce(ProfileId),
+    /// The claiming profile keeps its apps from resolvers of their own that encrypt
+    /// (`RefuseEncryptedResolvers`), and the target is one.
+    EncryptedResolver(ProfileId, Resolver),
 }
 
 /// What of a profile excludes a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exclusion {
-    /// The name is within this one of `ExcludedDomains`.
+    /// The name is within this one of `ExcludedDomains`, or is this one of `ExcludedFQDNs`.
     Domain(DomainName),
     /// The address is in this one of `ExcludedRoutes`, the longest if several.
     Route(Prefix),
@@ -91,6 +94,8 @@ pub enum Outcome {
     Excluded(Exclusion),
     /// It claims the app and is not needed on this network: the next one is asked.
     OnDemand,
+    /// It claims the app and refuses the target, a resolver that encrypts.
+    EncryptedResolver(Resolver),
     /// It claims the flow and is connected.
     Relay,
     /// It claims the flow and is not connected.
@@ -100,18 +105,19 @@ pub enum Outcome {
 /// Decides what happens to a flow to `target` of an app with these claims. Never fails, and depends
 /// on nothing but its arguments.
 pub fn decide(profiles: &Profiles, claims: &Claims, target: &Target, world: &World) -> Decision {
-    decide_host(profiles, claims, &target.host, world)
+    decide_host(profiles, claims, &target.host, Some(target.port), world)
 }
 
 /// Decides which way a name is for an app with these claims, for the answer to a lookup: a directly
-/// reachable name gets the system's answer, any other one an address that stands for the name.
+/// reachable name gets the system's answer, that of a refused resolver is not to be found, any other
+/// one gets an address that stands for the name.
 pub fn decide_name(
     profiles: &Profiles,
     claims: &Claims,
     name: &DomainName,
     world: &World,
 ) -> Decision {
-    decide_host(profiles, claims, &Host::Name(name.clone()), world)
+    decide_host(profiles, claims, &Host::Name(name.clone()), None, world)
 }
 
 /// The addresses that an app with these claims reaches directly, whatever the state of its
@@ -138,7 +144,13 @@ pub fn is_in_force(profiles: &Profiles, claims: &Claims) -> bool {
     gone_rule(profiles, claims).is_none()
 }
 
-fn decide_host(profiles: &Profiles, claims: &Claims, host: &Host, world: &World) -> Decision {
+fn decide_host(
+    profiles: &Profiles,
+    claims: &Claims,
+    host: &Host,
+    port: Option<u16>,
+    world: &World,
+) -> Decision {
     let mut steps = Vec::new();
     if is_loopback(host) {
         let verdict = Verdict::Direct(Why::Loopback);
@@ -146,7 +158,7 @@ fn decide_host(profiles: &Profiles, claims: &Claims, host: &Host, world: &World)
     }
     let mut passed = None;
     for profile in profiles.iter() {
-        let (rule, outcome) = ask(profile, claims, host, world);
+        let (rule, outcome) = ask(profile, claims, host, port, world);
         let verdict = verdict_of(profile, &outcome, &mut passed);
         steps.push(Step {
             profile: profile.id.clone(),
@@ -169,29 +181,31 @@ fn ask(
     profile: &Profile,
     claims: &Claims,
     host: &Host,
+    port: Option<u16>,
     world: &World,
 ) -> (Option<String>, Outcome) {
     if !profile.enabled {
         return (None, Outcome::Disabled);
     }
     let mut claiming = claims.of(profile).peekable();
-    if claiming.peek().is_none() {
+    let Some(first) = claiming.peek().map(|rule| rule.name.clone()) else {
         return (None, Outcome::NoRule);
-    }
-    let Some(rule) = claiming.find(|rule| rule.domains.iter().all(|list| admit(list, host))) else {
-        return (None, Outcome::OtherDomain);
     };
+    let admitting = claiming.find(|rule| rule.domains.iter().all(|list| admit(list, host)));
     let own = profile.for_user(claims.user);
     let outcome = match (
         exclusion(profile, claims, host, world),
         world.state(&profile.id),
+        profile.refuses(host, port, admitting.is_some()),
     ) {
-        (Some(exclusion), _) => Outcome::Excluded(exclusion),
-        (None, State::Disconnected(Reason::OnDemand)) => Outcome::OnDemand,
-        (None, State::Connected | State::Reasserting) => Outcome::Relay,
-        (None, state) => Outcome::NotConnected(state, own.unavailable()),
+        (_, _, None) if admitting.is_none() => return (None, Outcome::OtherDomain),
+        (Some(exclusion), ..) => Outcome::Excluded(exclusion),
+        (None, State::Disconnected(Reason::OnDemand), _) => Outcome::OnDemand,
+        (None, _, Some(resolver)) => Outcome::EncryptedResolver(resolver),
+        (None, State::Connected | State::Reasserting, None) => Outcome::Relay,
+        (None, state, None) => Outcome::NotConnected(state, own.unavailable()),
     };
-    (Some(rule.name), outcome)
+    (Some(admitting.map_or(first, |rule| rule.name)), outcome)
 }
 
 /// Whether a rule that is for these names is for `host`; empty: it is for all.
@@ -219,6 +233,10 @@ fn verdict_of(profile: &Profile, outcome: &Outcome, passed: &mut Option<Why>) ->
         Outcome::OnDemand => {
             passed.get_or_insert_with(|| Why::OnDemand(id()));
             None
+        }
+        Outcome::EncryptedResolver(resolver) => {
+            let why = Why::EncryptedResolver(id(), resolver.clone());
+            Some(Verdict::Refuse(why))
         }
         Outcome::Relay => Some(Verdict::Relay(id())),
         Outcome::NotConnected(state, UnavailableAction::Drop) => {
@@ -251,9 +269,14 @@ fn gone_rule<'a>(profiles: &Profiles, claims: &'a Claims) -> Option<&'a ProfileI
 fn exclusion(profile: &Profile, claims: &Claims, host: &Host, world: &World) -> Option<Exclusion> {
     let own = profile.for_user(claims.user);
     match host {
-        Host::Name(name) => own
-            .excluded_domains()
-            .filter(|suffix| name.is_within(suffix))
+        Host::Name(name) => profile
+            .excluded_fqdns
+            .iter()
+            .filter(|exact| *exact == name)
+            .chain(
+                own.excluded_domains()
+                    .filter(|suffix| name.is_within(suffix)),
+            )
             .max_by_key(|suffix| suffix.as_str().len())
             .map(|suffix| Exclusion::Domain(suffix.clone())),
         Host::Address(address) => {

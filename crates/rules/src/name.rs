@@ -1,3 +1,4 @@
+use std::borrow::Borrow;
 use std::fmt;
 
 /// A host name in the one form that is compared: A-labels, lower case, no trailing dot.
@@ -67,6 +68,12 @@ impl DomainName {
             Some(rest) => rest.is_empty() || rest.ends_with('.'),
             None => false,
         }
+    }
+}
+
+impl Borrow<str> for DomainName {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

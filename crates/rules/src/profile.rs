@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::{DomainName, Prefix, ProfileId, Rule};
+use crate::{DomainName, Prefix, ProfileId, Resolver, Rule};
 
 /// Where a profile comes from; an earlier layer goes before a later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,6 +54,8 @@ pub struct Profile {
     pub rules: Vec<Rule>,
     /// Targets within one of these names go directly.
     pub excluded_domains: Vec<DomainName>,
+    /// Targets of exactly one of these names go directly.
+    pub excluded_fqdns: Vec<DomainName>,
     /// Targets in one of these blocks, and known by address only, go directly.
     pub excluded_routes: Vec<Prefix>,
     /// Whether targets on the machine's own networks go directly.
@@ -64,6 +66,9 @@ pub struct Profile {
     pub real_addresses: bool,
     /// Whether flows to known resolvers that encrypt (DNS over TLS, HTTPS or QUIC) are refused.
     pub refuse_encrypted: bool,
+    /// Resolvers that encrypt besides the known ones, of which nothing is refused but together with
+    /// those.
+    pub encrypted_resolvers: Vec<Resolver>,
     /// What users have changed for their own processes, by user id.
     pub overlays: BTreeMap<u32, Overlay>,
 }

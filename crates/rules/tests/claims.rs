@@ -245,11 +245,13 @@ fn profile() -> impl Strategy<Value = Profile> {
                 enabled,
                 rules: apart(rules),
                 excluded_domains,
+                excluded_fqdns: Vec::new(),
                 excluded_routes: Vec::new(),
                 exclude_local_networks: false,
                 unavailable: UnavailableAction::Drop,
                 real_addresses: false,
                 refuse_encrypted: false,
+                encrypted_resolvers: Vec::new(),
                 overlays,
             },
         )
@@ -637,11 +639,13 @@ fn sample(rule: Rule) -> Profile {
         enabled: true,
         rules: vec![rule],
         excluded_domains: Vec::new(),
+        excluded_fqdns: Vec::new(),
         excluded_routes: Vec::new(),
         exclude_local_networks: false,
         unavailable: UnavailableAction::Drop,
         real_addresses: false,
         refuse_encrypted: false,
+        encrypted_resolvers: Vec::new(),
         overlays: BTreeMap::new(),
     }
 }

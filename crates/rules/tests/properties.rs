@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use offramp_rules::{
     App, Claim, Claims, DomainName, Exclusion, Host, Identity, Layer, Outcome, Prefix, Profile,
-    ProfileId, Profiles, Reason, RouteSet, Rule, State, Target, UnavailableAction, Verdict, Why,
-    World, claims, decide, decide_name, direct_routes,
+    ProfileId, Profiles, Reason, Resolver, RouteSet, Rule, State, Target, UnavailableAction,
+    Verdict, Why, World, claims, decide, decide_name, direct_routes,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -70,12 +70,18 @@ fn profile() -> impl Strategy<Value = Profile> {
     (
         (layer, 1..4u32, id(), prop::bool::weighted(0.8)),
         vec(rule, 0..3),
-        (vec(name(), 0..3), vec(prefix(), 0..4)),
-        any::<bool>(),
+        (vec(name(), 0..3), vec(prefix(), 0..4), vec(name(), 0..2)),
+        (any::<bool>(), any::<bool>(), vec(resolver(), 0..2)),
         select(&[UnavailableAction::Drop, UnavailableAction::Direct][..]),
     )
         .prop_map(
-            |(head, rules, excluded, exclude_local_networks, unavailable)| Profile {
+            |(
+                head,
+                rules,
+                excluded,
+                (exclude_local_networks, refuse_encrypted, resolvers),
+                unavailable,
+            )| Profile {
                 layer: head.0,
                 order: head.1,
                 id: head.2,
@@ -83,14 +89,23 @@ fn profile() -> impl Strategy<Value = Profile> {
                 enabled: head.3,
                 rules,
                 excluded_domains: excluded.0,
+                excluded_fqdns: excluded.2,
                 excluded_routes: excluded.1,
                 exclude_local_networks,
                 unavailable,
                 real_addresses: false,
-                refuse_encrypted: false,
+                refuse_encrypted,
+                encrypted_resolvers: resolvers,
                 overlays: BTreeMap::new(),
             },
         )
+}
+
+fn resolver() -> impl Strategy<Value = Resolver> {
+    prop_oneof![
+        name().prop_map(Resolver::Name),
+        prefix().prop_map(Resolver::Block)
+    ]
 }
 
 fn app() -> impl Strategy<Value = App> {
@@ -180,7 +195,7 @@ proptest! {
         let claims = own(&profiles, &app);
         let decision = decide(&profiles, &claims, &target(host.clone()), &world);
         let (Verdict::Relay(id)
-        | Verdict::Refuse(Why::NotConnected(id, _))
+        | Verdict::Refuse(Why::NotConnected(id, _) | Why::EncryptedResolver(id, _))
         | Verdict::Direct(Why::NotConnected(id, _))) = &decision.verdict
         else {
             return Ok(());
@@ -190,6 +205,7 @@ proptest! {
         match &host {
             Host::Name(name) => {
                 prop_assert!(!profile.excluded_domains.iter().any(|suffix| name.is_within(suffix)));
+                prop_assert!(!profile.excluded_fqdns.contains(name));
             }
             Host::Address(address) => {
                 prop_assert!(!profile.excluded_routes.iter().any(|block| block.contains(*address)));
@@ -221,7 +237,9 @@ proptest! {
             // Whoever was started under a profile goes out by one of its exclusions or not at all.
             Verdict::Direct(Why::Unmanaged) => prop_assert_eq!(&app.wrapper, &None),
             Verdict::Direct(Why::Loopback | Why::Excluded(..)) | Verdict::Refuse(_) => {}
-            Verdict::Direct(Why::NotInForce(_) | Why::OtherDomain(_)) => prop_assert!(false),
+            Verdict::Direct(
+                Why::NotInForce(_) | Why::OtherDomain(_) | Why::EncryptedResolver(..),
+            ) => prop_assert!(false),
         }
     }
 
@@ -237,7 +255,10 @@ proptest! {
         prop_assert!(order.starts_with(&asked));
         if let Some((_, passed)) = decision.steps.split_last() {
             for step in passed {
-                prop_assert!(!matches!(step.outcome, Outcome::Relay | Outcome::NotConnected(..)));
+                prop_assert!(!matches!(
+                    step.outcome,
+                    Outcome::Relay | Outcome::NotConnected(..) | Outcome::EncryptedResolver(_)
+                ));
             }
         }
     }
@@ -335,11 +356,13 @@ fn corp() -> Profile {
         enabled: true,
         rules: Vec::new(),
         excluded_domains: Vec::new(),
+        excluded_fqdns: Vec::new(),
         excluded_routes: Vec::new(),
         exclude_local_networks: false,
         unavailable: UnavailableAction::Drop,
         real_addresses: false,
         refuse_encrypted: false,
+        encrypted_resolvers: Vec::new(),
         overlays: BTreeMap::new(),
     }
 }

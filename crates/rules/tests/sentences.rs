@@ -22,11 +22,13 @@ fn profile(id: &str, rules: Vec<Rule>) -> Profile {
         enabled: true,
         rules,
         excluded_domains: Vec::new(),
+        excluded_fqdns: Vec::new(),
         excluded_routes: Vec::new(),
         exclude_local_networks: false,
         unavailable: UnavailableAction::Drop,
         real_addresses: false,
         refuse_encrypted: false,
+        encrypted_resolvers: Vec::new(),
         overlays: BTreeMap::new(),
     }
 }

@@ -32,11 +32,13 @@ fn profile(number: u32, identity: Namer) -> Profile {
         enabled: true,
         rules: rules.collect(),
         excluded_domains: vec![DomainName::parse("intranet.example.com").unwrap()],
+        excluded_fqdns: Vec::new(),
         excluded_routes: vec!["10.0.0.0/8".parse().unwrap()],
         exclude_local_networks: true,
         unavailable: UnavailableAction::Drop,
         real_addresses: false,
         refuse_encrypted: false,
+        encrypted_resolvers: Vec::new(),
         overlays: BTreeMap::new(),
     }
 }

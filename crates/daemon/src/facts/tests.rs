@@ -109,11 +109,13 @@ fn profiles(rules: Vec<Rule>) -> Profiles {
         enabled: true,
         rules,
         excluded_domains: Vec::new(),
+        excluded_fqdns: Vec::new(),
         excluded_routes: Vec::new(),
         exclude_local_networks: false,
         unavailable: UnavailableAction::Drop,
         real_addresses: false,
         refuse_encrypted: false,
+        encrypted_resolvers: Vec::new(),
         overlays: std::collections::BTreeMap::new(),
     }])
 }

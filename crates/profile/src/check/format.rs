@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use offramp_rules::{DomainName, Prefix};
+use offramp_rules::{DomainName, Prefix, Resolver};
 
 use super::{Fault, app};
 use crate::keys::{Format, Key, OVERLAY_TYPE, OVERRIDABLE, PAYLOAD, Shape, TYPE};
@@ -30,6 +30,13 @@ impl Format {
             Format::Domain => DomainName::parse(text)
                 .map(drop)
                 .map_err(|e| Fault::invalid(e.to_string()).hint(domain_hint(text))),
+            Format::ExactDomain => DomainName::parse(text).map(drop).map_err(|e| {
+                let hint = match text.starts_with("*.") {
+                    true => "ExcludedDomains has names with those below them",
+                    false => domain_hint(text),
+                };
+                Fault::invalid(e.to_string()).hint(hint)
+            }),
             Format::Host => match text.parse::<IpAddr>() {
                 Ok(_) => Ok(()),
                 Err(_) => Format::Domain.check(text),
@@ -43,6 +50,7 @@ impl Format {
             Format::Path => app::path(text),
             Format::Requirement => app::requirement(text),
             Format::User => app::user(text),
+            Format::Resolver => resolver(text),
         }
     }
 }
@@ -87,6 +95,20 @@ fn block(text: &str) -> Result<Prefix, Fault> {
         match text.parse::<IpAddr>() {
             Ok(address) => fault.hint(format!("write {}", Prefix::host(address))),
             Err(_) => fault,
+        }
+    })
+}
+
+fn resolver(text: &str) -> Result<(), Fault> {
+    text.parse::<Resolver>().map(drop).map_err(|e| {
+        let fault = Fault::invalid(e.to_string());
+        match text.split_once("://") {
+            Some((_, rest)) => {
+                let host = rest.split(['/', ':', '?', '{']).next().unwrap_or_default();
+                fault.hint(format!("write the host alone: {host}"))
+            }
+            None if text.contains('/') => fault,
+            None => fault.hint(domain_hint(text)),
         }
     })
 }

@@ -16,10 +16,24 @@ pub(super) fn check(value: &Value<'_>, path: &str, layer: Layer, check: &mut Che
     server_names(payload, &path, check);
     synthetic_blocks(payload, &path, check);
     app_rules(payload, &path, layer, check);
+    encrypted_resolvers(payload, &path, check);
     if let (Layer::User, Some(keys)) = (layer, payload.key("UserOverridableKeys")) {
         let fault = Fault::invalid("has no place in a user's own profile")
             .hint("leave it out: it is the user's anyway");
         check.report(keys.at, &join(&path, "UserOverridableKeys"), fault);
+    }
+}
+
+/// Alone, a list of resolvers would refuse nothing.
+fn encrypted_resolvers(payload: &Value<'_>, path: &str, check: &mut Check) {
+    let dns = payload.key("DNS");
+    let key = |key| dns.and_then(|dns| dns.key(key));
+    if let Some(list) = key("EncryptedResolvers")
+        && key("RefuseEncryptedResolvers").is_none_or(|refuse| refuse.text.trim() != "true")
+    {
+        let fault = Fault::invalid("has no effect without RefuseEncryptedResolvers")
+            .hint("write \"RefuseEncryptedResolvers\": true beside it");
+        check.report(list.at, &join(path, "DNS.EncryptedResolvers"), fault);
     }
 }
 

@@ -32,6 +32,7 @@ pub(super) fn build(
         enabled: payload.enabled.unwrap_or(true),
         rules: app_rules(payload.app_rules)?,
         excluded_domains: domains(payload.excluded_domains)?,
+        excluded_fqdns: domains(payload.excluded_fqdns)?,
         excluded_routes: each(payload.network_routing.excluded_routes, |text| parse(&text))?,
         exclude_local_networks: payload
             .network_routing
@@ -40,6 +41,7 @@ pub(super) fn build(
         unavailable: payload.unavailable_action.into(),
         real_addresses: payload.dns.real_addresses,
         refuse_encrypted: payload.dns.refuse_encrypted_resolvers,
+        encrypted_resolvers: each(payload.dns.encrypted_resolvers, |text| parse(&text))?,
     };
     Ok(Profile {
         rules,
@@ -48,6 +50,7 @@ pub(super) fn build(
         organization: written.payload_organization,
         token: written.server_token.unwrap_or_else(|| hash(value.text)),
         revision: written.revision,
+        browser_domains: domains(payload.browser_domains)?,
         servers: each(payload.servers, |written| server(written, owner))?,
         synthetic_v4: match payload.dns.v4 {
             Some(text) => parse(&text)?,

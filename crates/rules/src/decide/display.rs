@@ -31,6 +31,10 @@ impl fmt::Display for Why {
                 f,
                 "the app was started under {profile}, which is disabled or gone"
             ),
+            Why::EncryptedResolver(profile, resolver) => write!(
+                f,
+                "{profile} refuses {resolver}, a resolver that encrypts (RefuseEncryptedResolvers)"
+            ),
         }
     }
 }
@@ -59,6 +63,11 @@ impl fmt::Display for Step {
             }
             Outcome::Excluded(exclusion) => write!(f, "and the profile excludes {exclusion}"),
             Outcome::OnDemand => f.write_str("and the profile is not needed on this network"),
+            Outcome::EncryptedResolver(resolver) => write!(
+                f,
+                "and the profile refuses {resolver}, a resolver that encrypts \
+                 (RefuseEncryptedResolvers)"
+            ),
             Outcome::Relay => f.write_str("and the profile relays"),
             Outcome::NotConnected(state, UnavailableAction::Drop) => {
                 write!(f, "and the profile is {state}, so it refuses")

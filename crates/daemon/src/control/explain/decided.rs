@@ -83,6 +83,7 @@ fn of_names(host: &Host, verdict: &Verdict) -> Option<String> {
             "answered by the system's resolver"
         }
         Verdict::Refuse(Why::NotInForce(_)) => "refused",
+        Verdict::Refuse(Why::EncryptedResolver(..)) => "that there is no such name",
         _ => "answered by an address that stands for the name",
     };
     Some(format!("a look-up of {name} is {answer}"))

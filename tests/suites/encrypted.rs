@@ -1,0 +1,279 @@
+//! Apps with a resolver of their own that encrypts: with `RefuseEncryptedResolvers` they do without
+//! it, and their targets have names.
+
+use std::time::{Duration, Instant};
+
+use offramp_tests::{Daemon, Finished, Gateway, Lab, Running, wait_until};
+use serde_json::{Value, json};
+
+const LIMIT: Duration = Duration::from_secs(30);
+/// Whoever waits for an answer that does not come waits for longer.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+/// A listed resolver, and one that nobody has listed, on the machine of the name server.
+struct Resolver {
+    questions: Running,
+    _https: Running,
+}
+
+impl Resolver {
+    fn start(lab: &Lab) -> Self {
+        for block in ["8.8.8.8/32", "192.0.2.8/32"] {
+            let via = format!("ip route add {block} via 10.90.4.2");
+            lab.router().sh(&via);
+            lab.dns().sh(&format!("ip route add local {block} dev lo"));
+        }
+        let block = "2001:4860:4860::8888/128";
+        lab.router()
+            .sh(&format!("ip route add {block} via fd00:90:4::2"));
+        lab.dns().sh(&format!("ip route add local {block} dev lo"));
+        let names = ["dns.google", "doh.test", "8.8.8.8", "192.0.2.8"];
+        let identity = lab.authority().sign("resolver", &names);
+        let [certificate, key] =
+            [&identity.certificate, &identity.key].map(|path| path.display().to_string());
+        let script = lab.directory().join("resolver.py");
+        std::fs::write(&script, include_str!("encrypted/resolver.py")).expect("it is ours");
+        let script = script.display().to_string();
+        let questions = lab
+            .dns()
+            .spawn(&["/usr/bin/python3", &script, &certificate, &key]);
+        let https = lab.dns().spawn(&[
+            "nghttpx",
+            "--conf=/dev/null",
+            "--workers=1",
+            "--frontend=*,443",
+            "--backend=127.0.0.1,8053",
+            &key,
+            &certificate,
+        ]);
+        for port in ["443", "853", "8053"] {
+            let filter = format!("sport = :{port}");
+            wait_until("the resolver listens", LIMIT, || {
+                let listening = lab.dns().run(&["ss", "-Htnl", &filter]).success();
+                !listening.trim().is_empty()
+            });
+        }
+        Self {
+            questions,
+            _https: https,
+        }
+    }
+
+    fn was_asked(&self) -> usize {
+        self.questions.said().lines().count()
+    }
+}
+
+fn profile(dns: Value, payload: Value) -> Value {
+    let mut profile = Daemon::profile();
+    profile["Payload"]["DNS"] = dns;
+    for (key, value) in payload.as_object().into_iter().flatten() {
+        profile["Payload"][key] = value.clone();
+    }
+    profile
+}
+
+fn refusing() -> Value {
+    json!({ "RefuseEncryptedResolvers": true })
+}
+
+/// A client with a resolver of its own; `%ca` is the lab's authority.
+const CLIENTS: [&[&str]; 5] = [
+    &[
+        "curl",
+        "-sS",
+        "-4",
+        "--max-time",
+        "25",
+        "--cacert",
+        "%ca",
+        "--doh-url",
+        "https://dns.google/dns-query",
+        "http://v4.test/",
+    ],
+    &[
+        "curl",
+        "-sS",
+        "-4",
+        "--max-time",
+        "25",
+        "--cacert",
+        "%ca",
+        "--doh-url",
+        "https://8.8.8.8/dns-query",
+        "http://v4.test/",
+    ],
+    &[
+        "dig", "+tries=1", "+time=20", "@8.8.8.8", "+https", "v4.test",
+    ],
+    &["dig", "+tries=1", "+time=20", "@8.8.8.8", "+tls", "v4.test"],
+    &[
+        "dig",
+        "+tries=1",
+        "+time=20",
+        "@192.0.2.8",
+        "+tls",
+        "v4.test",
+    ],
+];
+
+fn run(lab: &Lab, daemon: &Daemon<'_>, line: &[&str]) -> Finished {
+    let ca = lab.authority().certificate().display().to_string();
+    let line = line.iter().map(|word| match *word {
+        "%ca" => ca.as_str(),
+        word => word,
+    });
+    daemon.run(&line.collect::<Vec<_>>())
+}
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn resolvers_of_apps_are_refused_where_the_profile_says_so() {
+    let lab = Lab::new();
+    let _gateway = Gateway::start(&lab);
+    let resolver = Resolver::start(&lab);
+
+    // Without the key it is a flow like any other.
+    let daemon = Daemon::start(&lab);
+    let capture = lab.capture();
+    for client in CLIENTS {
+        let before = resolver.was_asked();
+        let said = run(&lab, &daemon, client).success();
+        assert!(
+            said.contains("peer=10.90.2.2:") || said.contains("203.0.113.10"),
+            "{client:?}: {said}"
+        );
+        assert!(resolver.was_asked() > before, "{client:?}: {said}");
+    }
+    capture.packets().assert_only_gateway();
+    drop(daemon);
+
+    let mut daemon = Daemon::start_with(&lab, &[profile(refusing(), json!({}))]);
+    let before = resolver.was_asked();
+    let capture = lab.capture();
+    for client in CLIENTS {
+        let begin = Instant::now();
+        let said = run(&lab, &daemon, client);
+        let took = begin.elapsed();
+        // dig has no status of its own for a flow that is reset.
+        let answered = ["peer=", "203.0.113.10"].map(|answer| said.stdout.contains(answer));
+        assert_eq!(answered, [false; 2], "{client:?}: {said}");
+        assert!(took < AT_ONCE, "{client:?} took {took:?}: {said}");
+    }
+    // What they ask by port 53 is answered, of the same resolver too, but for its name.
+    let dig = |line: &[&str]| {
+        let line = [&["dig", "+tries=1", "+time=20"], line].concat();
+        run(&lab, &daemon, &line).success()
+    };
+    for resolver in ["@8.8.8.8", "@192.0.2.8", "@2001:4860:4860::8888"] {
+        let said = dig(&[resolver, "+short", "v4.test"]);
+        assert!(said.starts_with("198.1"), "{resolver}: {said}");
+    }
+    for name in ["dns.google", "www.DNS.google", "chrome.cloudflare-dns.com"] {
+        for kind in ["A", "AAAA", "HTTPS", "TXT"] {
+            let said = dig(&[name, kind]);
+            assert!(said.contains("status: NXDOMAIN"), "{name} {kind}: {said}");
+        }
+    }
+    let page = run(&lab, &daemon, &["curl", "-sS", "http://v4.test/"]).success();
+    assert!(page.contains("peer=10.90.2.2:"), "{page}");
+    capture.packets().assert_only_gateway();
+    assert_eq!(resolver.was_asked(), before, "a managed app has asked it");
+
+    // What is not managed asks as before.
+    let said = lab.client().run(CLIENTS[3]).success();
+    assert!(said.contains("203.0.113.10"), "{said}");
+
+    let log = daemon.process().complained();
+    for told in [
+        "refuses 8.8.8.8/32, a resolver that encrypts (RefuseEncryptedResolvers)",
+        "refuses port 853, a resolver that encrypts (RefuseEncryptedResolvers)",
+    ] {
+        assert!(log.contains(told), "{log}");
+    }
+    explained(&daemon);
+}
+
+#[track_caller]
+fn explained(daemon: &Daemon<'_>) {
+    for (target, way, verdict) in [
+        (
+            "dns.google:443",
+            "refused",
+            "refuses dns.google, a resolver",
+        ),
+        ("8.8.8.8:443", "refused", "refuses 8.8.8.8/32, a resolver"),
+        (
+            "203.0.113.10:853",
+            "refused",
+            "refuses port 853, a resolver",
+        ),
+        ("8.8.8.8:80", "relay", "relay through test.lab"),
+    ] {
+        let line = ["explain", "--json", "--target", target];
+        let said = daemon.offramp(&line).success();
+        let said: Value = serde_json::from_str(&said).expect("JSON was asked for");
+        let decided = &said["decisions"][0];
+        assert_eq!(decided["way"], way, "{target}: {said:#}");
+        let told = decided["verdict"].as_str().unwrap_or_default();
+        assert!(told.contains(verdict), "{target}: {said:#}");
+    }
+}
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn what_is_excluded_is_direct_and_what_is_added_is_refused() {
+    let lab = Lab::new();
+    let _gateway = Gateway::start(&lab);
+    let resolver = Resolver::start(&lab);
+    let adding = json!({
+        "RefuseEncryptedResolvers": true,
+        "EncryptedResolvers": ["doh.test", "192.0.2.0/24"],
+    });
+    let excluding =
+        json!({ "ExcludedFQDNs": ["dns.google", "excluded.test"], "ExcludedDomains": [] });
+    let daemon = Daemon::start_with(&lab, &[profile(adding, excluding)]);
+
+    let capture = lab.capture();
+    let said = run(&lab, &daemon, CLIENTS[0]).success();
+    assert!(said.contains("peer=10.90.2.2:"), "{said}");
+    let packets = capture.packets();
+    let dns = |port| std::net::SocketAddr::from((offramp_tests::addresses::DNS, port));
+    packets.assert_only(|packet| {
+        packet.is_with(offramp_tests::addresses::GATEWAY)
+            || packet.is_with(dns(53))
+            || packet.is_with(([8, 8, 8, 8], 443).into())
+    });
+    assert!(resolver.was_asked() > 0, "the excluded resolver was asked");
+
+    let line = |url| {
+        let line = [
+            "curl",
+            "-sS",
+            "-4",
+            "--max-time",
+            "25",
+            "--cacert",
+            "%ca",
+            "--doh-url",
+        ];
+        [&line[..], &[url, "http://v4.test/"]].concat()
+    };
+    let before = resolver.was_asked();
+    for url in ["https://doh.test/dns-query", "https://192.0.2.8/dns-query"] {
+        let begin = Instant::now();
+        let said = run(&lab, &daemon, &line(url));
+        let took = begin.elapsed();
+        assert!(!said.status.success() && took < AT_ONCE, "{took:?}: {said}");
+    }
+    assert_eq!(resolver.was_asked(), before, "the added resolver was asked");
+
+    // Exactly this name is excluded, and none below it.
+    let dig = |name: &str| {
+        let line = ["dig", "+short", "+tries=1", "+time=20", name, "A"];
+        run(&lab, &daemon, &line).success()
+    };
+    assert_eq!(dig("excluded.test").trim(), "203.0.113.12");
+    let below = dig("www.excluded.test");
+    assert!(below.starts_with("198.1"), "{below}");
+}
