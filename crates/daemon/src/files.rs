@@ -16,6 +16,14 @@ pub(crate) fn write_to_last(path: &Path, text: &[u8], mode: u32) -> io::Result<(
     replace(path, text, mode, File::sync_all)
 }
 
+/// Adds to what is in `path`, and returns its size then. Readers may see a torn end.
+pub(crate) fn append(path: &Path, text: &[u8], mode: u32) -> io::Result<u64> {
+    let mut options = OpenOptions::new();
+    let mut file = options.append(true).create(true).mode(mode).open(path)?;
+    file.write_all(text)?;
+    Ok(file.metadata()?.len())
+}
+
 fn replace(
     path: &Path,
     text: &[u8],

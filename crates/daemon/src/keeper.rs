@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use offramp_intercept::Event;
 use tokio::sync::broadcast;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::closing::Closing;
 use crate::recognise::{Next, Questions};
 use crate::shared::Shared;
+use crate::state::State;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often it is looked which classes have processes left.
@@ -23,6 +24,8 @@ const BURST: Duration = Duration::from_millis(50);
 const LOOK: Duration = Duration::from_secs(1);
 /// How long sockets may be another's than the verdict on a program that was started says.
 const SWEEP: Duration = Duration::from_secs(1);
+/// How often new names are saved.
+const NAMES: Duration = Duration::from_secs(1);
 /// How long programs that were started may take to be recognised at the end.
 const DECIDED: Duration = Duration::from_secs(5);
 
@@ -202,6 +205,22 @@ pub(crate) async fn follow_files(shared: Arc<Shared>, stop: CancellationToken) {
         drop(shared.reloading.lock().await);
         drop(shared.changing.lock().await);
         pulse.beat();
+    }
+}
+
+/// Keeps the names that synthetic addresses stand for, for a start after whatever end.
+pub(crate) async fn follow_names(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut tick = interval(NAMES);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        let shared = Arc::clone(&shared);
+        let saved = spawn_blocking(move || {
+            State::at(&shared.config.state).save_new_names(&shared.policy());
+        });
+        // To its end: two must not write at one time.
+        if let Err(error) = saved.await {
+            tracing::error!(error = %error, "names not saved");
+        }
     }
 }
 

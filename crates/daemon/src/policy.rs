@@ -12,7 +12,7 @@ use crate::active::Active;
 use crate::ephemeral::Ephemeral;
 
 /// Names that are remembered for each pair of synthetic blocks.
-const NAMES: usize = 65_000;
+const NAMES: usize = 120_000;
 
 /// The profiles in force. Replaced as a whole; whoever decides holds one copy throughout.
 #[derive(Default)]
@@ -23,7 +23,7 @@ pub(crate) struct Policy {
     names: BTreeMap<Blocks, Book>,
 }
 
-type Blocks = (Prefix, Option<Prefix>);
+pub(crate) type Blocks = (Prefix, Option<Prefix>);
 
 /// The names that synthetic addresses stand for, and who answers with them.
 #[derive(Clone)]

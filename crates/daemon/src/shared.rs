@@ -187,8 +187,14 @@ impl Shared {
         Arc::clone(&self.policy.borrow())
     }
 
-    /// The name where the address stands for one. None: it stands for a name that is not known.
-    pub(crate) fn wanted(&self, claims: &Claims, target: SocketAddr) -> Option<Wanted> {
+    /// The name where the address stands for one. None: it stands for a name that is not known, or
+    /// not to this user.
+    pub(crate) fn wanted(
+        &self,
+        identity: &Identity,
+        claims: &Claims,
+        target: SocketAddr,
+    ) -> Option<Wanted> {
         let policy = self.policy();
         let book = policy.book(claims);
         let address = target.ip().to_canonical();
@@ -198,7 +204,7 @@ impl Shared {
                 held: None,
             });
         };
-        let Some(held) = book.names.hold(address) else {
+        let Some(held) = book.names.hold(address, identity.uid) else {
             Counts::add(&self.counts.unknown_names);
             return None;
         };

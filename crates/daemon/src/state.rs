@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use offramp_rules::{Prefix, ProfileId};
 
 use crate::files;
-use crate::policy::Policy;
+use crate::policy::{Blocks, Book, Policy};
+
+/// How many bytes of new names there may be until all are written anew.
+const NEW_NAMES: u64 = 2 << 20;
 
 /// The folder of `--state`.
 pub(crate) struct State {
@@ -54,24 +57,57 @@ impl State {
     /// The names that synthetic addresses stood for.
     pub(crate) fn load_names(&self, policy: &Policy) {
         for (blocks, book) in policy.books() {
-            if let Ok(file) = File::open(self.folder.join(names_file(blocks)))
-                && let Err(error) = book.names.load(file)
-            {
+            let open = |name: String| -> Box<dyn io::Read> {
+                match File::open(self.folder.join(name)) {
+                    Ok(file) => Box::new(file),
+                    Err(_) => Box::new(io::empty()),
+                }
+            };
+            let (saved, new) = (open(names_file(blocks)), open(new_names_file(blocks)));
+            if let Err(error) = book.names.load(saved, new) {
                 tracing::warn!(error = %error, "remembered names not read");
             }
         }
     }
 
+    /// Adds what is new to the names that were saved.
+    pub(crate) fn save_new_names(&self, policy: &Policy) {
+        for (blocks, book) in policy.books() {
+            // Whoever was killed may have left a line without its end.
+            let mut text = vec![b'\n'];
+            let path = self.folder.join(new_names_file(blocks));
+            let saved = match book.names.save_new(&mut text) {
+                Ok(true) if text.len() == 1 => Ok(()),
+                Ok(true) => match files::append(&path, &text, 0o600) {
+                    Ok(size) if size > NEW_NAMES => self.save_names_of(blocks, book),
+                    appended => appended.map(drop),
+                },
+                Ok(false) => self.save_names_of(blocks, book),
+                Err(error) => Err(error),
+            };
+            self.tell_saved(saved);
+        }
+    }
+
     pub(crate) fn save_names(&self, policy: &Policy) {
         for (blocks, book) in policy.books() {
-            let mut text = Vec::new();
-            let saved = book
-                .names
-                .save(&mut text)
-                .and_then(|()| self.write(&names_file(blocks), &text));
-            if let Err(error) = saved {
-                tracing::warn!(folder = %self.folder.display(), error = %error, "names not saved");
-            }
+            self.tell_saved(self.save_names_of(blocks, book));
+        }
+    }
+
+    fn save_names_of(&self, blocks: &Blocks, book: &Book) -> io::Result<()> {
+        let mut text = Vec::new();
+        book.names.save(&mut text)?;
+        self.write(&names_file(blocks), &text)?;
+        match fs::remove_file(self.folder.join(new_names_file(blocks))) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn tell_saved(&self, saved: io::Result<()>) {
+        if let Err(error) = saved {
+            tracing::warn!(folder = %self.folder.display(), error = %error, "names not saved");
         }
     }
 
@@ -95,7 +131,12 @@ impl State {
     }
 }
 
-fn names_file((v4, v6): &(Prefix, Option<Prefix>)) -> String {
+/// What has come since the other file was written.
+fn new_names_file(blocks: &Blocks) -> String {
+    names_file(blocks) + "-new"
+}
+
+fn names_file((v4, v6): &Blocks) -> String {
     let v6 = v6.map(|v6| v6.to_string()).unwrap_or_default();
     format!("names-{v4}-{v6}").replace(['/', ':'], "_")
 }

@@ -116,7 +116,7 @@ async fn open(
     source: SocketAddr,
     target: SocketAddr,
 ) -> Option<Opened> {
-    let wanted = shared.wanted(&claims, target)?;
+    let wanted = shared.wanted(&identity, &claims, target)?;
     let decision = shared.decide(&claims, &wanted.target).await;
     let profile = Shared::profile_of(&decision.verdict, &claims);
     let link = shared.link(&profile);

@@ -372,7 +372,7 @@ impl Desk {
 
     fn begin(&mut self, leg: Leg, source: SocketAddr, identity: Identity, claims: Arc<Claims>) {
         let shared = Arc::clone(&self.shared);
-        let Some(wanted) = shared.wanted(&claims, leg.1) else {
+        let Some(wanted) = shared.wanted(&identity, &claims, leg.1) else {
             return;
         };
         let Some(share) = shared.share(What::Legs, &identity, &ends(source, leg.1)) else {

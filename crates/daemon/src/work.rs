@@ -186,6 +186,7 @@ impl Work {
         self.keeper(watcher::follow_network);
         self.keeper(roam::follow_sleep);
         self.keeper(keeper::follow_files);
+        self.keeper(keeper::follow_names);
         let pulse = self.shared.pulse.task("events");
         self.keeper(move |shared, stop| pulse.during(keeper::follow_events(shared, closed, stop)));
         Ok(())

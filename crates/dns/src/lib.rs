@@ -11,7 +11,7 @@ mod responder;
 mod system;
 mod tcp;
 
-pub use names::{Family, Held, Names, NoAddress};
+pub use names::{Family, Held, Known, Listed, Names, NoAddress};
 pub use responder::{Lookup, Responder, Transport, Way};
 pub use system::{ResolveError, SystemResolver};
 pub use tcp::exchange_tcp;

@@ -131,7 +131,7 @@ impl Responder {
         if let Some(special) = Special::always(&name) {
             return special.answer(query);
         }
-        if let Some(answer) = self.reverse(query) {
+        if let Some(answer) = self.reverse(query, lookup.asker()) {
             return answer;
         }
         match lookup.way(&name) {
@@ -187,7 +187,7 @@ impl Responder {
     }
 
     /// The answer to a reverse lookup of an address of ours or of loopback.
-    fn reverse(&self, query: &Asked) -> Option<Bytes> {
+    fn reverse(&self, query: &Asked, asker: u32) -> Option<Bytes> {
         let block = query.question.name().parse_arpa_name().ok()?;
         let address = block.addr();
         if block.prefix_len() != block.max_prefix_len() {
@@ -196,7 +196,7 @@ impl Responder {
         let name = if address.is_loopback() {
             Name::from_ascii("localhost.").ok()
         } else if self.names.contains(address) {
-            let name = self.names.name_of(address);
+            let name = self.names.name_of(address, asker);
             name.and_then(|name| Name::from_ascii(format!("{name}.")).ok())
         } else {
             return None;

@@ -59,7 +59,8 @@ impl Desk {
         });
         let findings = findings.collect();
         let wanted = wanted.or(case.target).unwrap_or_else(Wanted::anywhere);
-        let mut decided = self.decided(peer, &policy, &found, &wanted);
+        let asker = case.app.as_ref().map_or(peer.uid, |app| app.user.id);
+        let mut decided = self.decided(peer, &policy, &found, asker, &wanted);
         if case.is_elsewhere && !found.is_empty() {
             decided.way = Way::Refused;
             decided.verdict = "refuse: another network namespace is open to managed apps on its \
@@ -93,7 +94,7 @@ impl Desk {
                     user: profile.overlays.contains_key(&peer.uid).then_some(peer.uid),
                     ..Claims::default()
                 };
-                let mut decided = self.decided(peer, &policy, &as_if, wanted);
+                let mut decided = self.decided(peer, &policy, &as_if, peer.uid, wanted);
                 decided.profile = Some(profile.id.to_string());
                 decided.steps.retain(|step| step.rule.is_some());
                 decided

@@ -7,6 +7,8 @@ use proptest::prelude::*;
 use super::table::KEEP;
 use super::*;
 
+mod users;
+
 fn names(v4: &str, v6: Option<&str>, capacity: usize) -> Arc<Names> {
     let v6 = v6.map(|block| block.parse().unwrap());
     Arc::new(Names::new(v4.parse().unwrap(), v6, capacity))
@@ -42,8 +44,8 @@ fn an_address_stands_for_one_name_in_each_family() {
         names.address_for(&name("A.example."), Family::V4, 0).ok(),
         Some(v4)
     );
-    assert_eq!(names.name_of(v4), Some(name("a.example")));
-    assert_eq!(names.name_of(v6), Some(name("a.example")));
+    assert_eq!(names.name_of(v4, 0), Some(name("a.example")));
+    assert_eq!(names.name_of(v6, 0), Some(name("a.example")));
     let other = names
         .address_for(&name("b.example"), Family::V4, 0)
         .ok()
@@ -63,8 +65,8 @@ fn a_v4_mapped_address_is_its_ipv4_address() {
     };
     let mapped = IpAddr::V6(v4.to_ipv6_mapped());
     assert!(names.contains(mapped));
-    assert_eq!(names.name_of(mapped), Some(name("a.example")));
-    assert_eq!(names.hold(mapped).unwrap().address(), address);
+    assert_eq!(names.name_of(mapped, 0), Some(name("a.example")));
+    assert_eq!(names.hold(mapped, 0).unwrap().address(), address);
 }
 
 #[test]
@@ -75,7 +77,7 @@ fn without_a_block_a_family_has_no_addresses() {
         None
     );
     assert!(!names.contains("fd6f:6666:7261:6d70::1000".parse().unwrap()));
-    assert_eq!(names.name_of("fd00::1".parse().unwrap()), None);
+    assert_eq!(names.name_of("fd00::1".parse().unwrap(), 0), None);
 }
 
 #[test]
@@ -99,7 +101,7 @@ fn the_ends_of_the_block_are_never_given() {
         None
     );
     assert!(names.contains("198.18.0.1".parse().unwrap()));
-    assert!(names.hold("198.18.0.1".parse().unwrap()).is_none());
+    assert!(names.hold("198.18.0.1".parse().unwrap(), 0).is_none());
 }
 
 #[test]
@@ -137,12 +139,12 @@ fn an_address_is_reused_only_after_ten_minutes_without_use() {
     let b = table.address_for(&name("b"), 0, start).ok().unwrap();
     let almost = start + KEEP - Duration::from_secs(1);
     assert_eq!(table.address_for(&name("c"), 0, almost).ok(), None);
-    assert_eq!(table.name_of(a, almost), Some(name("a")));
+    assert_eq!(table.name_of(a, 0, almost), Some(name("a")));
 
     let later = start + KEEP;
     assert!(table.address_for(&name("c"), 0, later).ok().is_some());
-    assert_eq!(table.name_of(b, later), None, "b was the longest unused");
-    assert_eq!(table.name_of(a, later), Some(name("a")));
+    assert_eq!(table.name_of(b, 0, later), None, "b was the longest unused");
+    assert_eq!(table.name_of(a, 0, later), Some(name("a")));
     assert_eq!(table.address_for(&name("b"), 0, later).ok(), None);
 }
 
@@ -151,12 +153,12 @@ fn a_held_address_is_never_reused() {
     let mut table = Table::new("198.18.0.0/15".parse().unwrap(), 1);
     let start = Instant::now();
     let a = table.address_for(&name("a"), 0, start).ok().unwrap();
-    assert_eq!(table.hold(a), Some(name("a")));
-    assert_eq!(table.hold(a), Some(name("a")));
+    assert_eq!(table.hold(a, 0).map(|held| held.0), Some(name("a")));
+    assert_eq!(table.hold(a, 0).map(|held| held.0), Some(name("a")));
     let later = start + 10 * KEEP;
-    table.release(a, later);
+    table.release(a, Some(0), later);
     assert_eq!(table.address_for(&name("b"), 0, later + KEEP).ok(), None);
-    table.release(a, later + KEEP);
+    table.release(a, Some(0), later + KEEP);
     assert_eq!(table.address_for(&name("b"), 0, later + KEEP).ok(), None);
     assert!(
         table
@@ -164,7 +166,7 @@ fn a_held_address_is_never_reused() {
             .ok()
             .is_some()
     );
-    assert_ne!(table.name_of(a, later), Some(name("a")));
+    assert_ne!(table.name_of(a, 0, later), Some(name("a")));
 }
 
 #[test]
@@ -174,7 +176,7 @@ fn a_hold_ends_with_its_value() {
         .address_for(&name("a.example"), Family::V4, 0)
         .ok()
         .unwrap();
-    let held = names.hold(address).unwrap();
+    let held = names.hold(address, 0).unwrap();
     assert_eq!(held.name(), &name("a.example"));
     let much_later = Instant::now() + 2 * KEEP;
     let refused = names
@@ -220,12 +222,12 @@ fn a_torn_or_foreign_file_does_no_harm() {
     let file = b"a.example 198.18.1.1 0\nnonsense\n\xff\xfe\nb.example 10.0.0.1 0\n\
         c.example 198.18.0.1 0\nd.example 198.18.1.1 0\nf.example 198.18.1.7 -1\n\
         g.example 198.18.1.8 0 0\n\n";
-    assert_eq!(names.load(&file[..]).unwrap(), 1);
-    let known = names.name_of("198.18.1.1".parse().unwrap());
-    assert_eq!(known, Some(name("d.example")));
+    assert_eq!(names.load(&file[..], &[][..]).unwrap(), 1);
+    let known = names.name_of("198.18.1.1".parse().unwrap(), 0);
+    assert_eq!(known, Some(name("a.example")));
     let torn = b"e.example 198.18.1.9 0\nf.example 198.18.1.23 1";
-    assert_eq!(names.load(&torn[..]).unwrap(), 1);
-    assert_eq!(names.name_of("198.18.1.23".parse().unwrap()), None);
+    assert_eq!(names.load(&torn[..], &[][..]).unwrap(), 1);
+    assert_eq!(names.name_of("198.18.1.23".parse().unwrap(), 0), None);
 }
 
 #[test]
@@ -233,7 +235,7 @@ fn what_was_unused_for_long_makes_room_after_a_restart() {
     let load = |unused: &str| {
         let names = names("198.18.0.0/15", None, 1);
         let line = format!("a.example 198.18.1.1 {unused}\n");
-        assert_eq!(names.load(line.as_bytes()).unwrap(), 1);
+        assert_eq!(names.load(line.as_bytes(), &[][..]).unwrap(), 1);
         names.address_for(&name("b.example"), Family::V4, 0).ok()
     };
     assert_eq!(load("0"), None);
@@ -246,7 +248,7 @@ fn the_time_without_use_is_saved() {
     let mut table = Table::new("198.18.0.0/15".parse().unwrap(), 3);
     let start = Instant::now();
     let a = table.address_for(&name("a"), 0, start).ok().unwrap();
-    table.hold(a);
+    table.hold(a, 0);
     table.address_for(&name("b"), 0, start).ok();
     let lines = table.latest_first(start + KEEP);
     let unused: Vec<_> = lines.iter().map(|l| (l.name.as_str(), l.unused)).collect();
@@ -263,7 +265,7 @@ fn when_room_is_short_the_latest_used_are_loaded() {
     }
     let file = saved(&before);
     let after = names("198.18.0.0/15", None, 3);
-    assert_eq!(after.load(&file[..]).unwrap(), 3);
+    assert_eq!(after.load(&file[..], &[][..]).unwrap(), 3);
     let text = String::from_utf8(saved(&after)).unwrap();
     let kept: Vec<_> = text.lines().map(|l| l.split(' ').next().unwrap()).collect();
     assert_eq!(kept, ["n9", "n8", "n7"]);
@@ -311,7 +313,7 @@ proptest! {
                 }
                 Step::Hold(n, v6) => {
                     if let Some(address) = addresses.get(&(n, v6)) {
-                        held.push(names.hold(*address).unwrap());
+                        held.push(names.hold(*address, 0).unwrap());
                     }
                 }
                 Step::Release(i) => {
@@ -321,13 +323,13 @@ proptest! {
                 }
                 Step::Reload => {
                     let after = make();
-                    prop_assert_eq!(after.load(&saved(&names)[..]).unwrap(), addresses.len());
+                    prop_assert_eq!(after.load(&saved(&names)[..], &[][..]).unwrap(), addresses.len());
                     names = after;
                 }
             }
         }
         for (address, n) in owners {
-            prop_assert_eq!(names.name_of(address), Some(name(&format!("n{n}.example"))));
+            prop_assert_eq!(names.name_of(address, 0), Some(name(&format!("n{n}.example"))));
         }
     }
 
@@ -339,7 +341,7 @@ proptest! {
         }
         let file = saved(&before);
         let after = standard();
-        prop_assert_eq!(after.load(&file[..]).unwrap(), count);
+        prop_assert_eq!(after.load(&file[..], &[][..]).unwrap(), count);
         let pairs = |names: &Names| {
             let lines = names.lock().v4.latest_first(Instant::now());
             lines.into_iter().map(|line| (line.name, line.address)).collect::<Vec<_>>()
@@ -349,54 +351,6 @@ proptest! {
 
     #[test]
     fn any_file_can_be_loaded(file in proptest::collection::vec(any::<u8>(), 0..500)) {
-        standard().load(&file[..]).unwrap();
+        standard().load(&file[..], &[][..]).unwrap();
     }
-}
-
-#[test]
-fn a_user_who_asks_without_end_leaves_names_to_others() {
-    let names = names("198.18.0.0/22", None, 64);
-    let ask = |text: String, asker| names.address_for(&name(&text), Family::V4, asker);
-    let used = ask("used.example".into(), 1001).unwrap();
-    let got = (0..100_000).map_while(|n| ask(format!("n{n}.example"), 1000).ok());
-    assert_eq!(got.count(), 16);
-    assert_eq!(ask("more.example".into(), 1000), Err(NoAddress::User(16)));
-    assert_eq!(
-        ask("used.example".into(), 1000),
-        Ok(used),
-        "one that is known is no new one"
-    );
-    assert_eq!(names.name_of(used), Some(name("used.example")));
-    assert!(ask("other.example".into(), 1001).is_ok());
-    for asker in 2000..2006 {
-        let _ = (0..64)
-            .map_while(|n| ask(format!("u{asker}-{n}.example"), asker).ok())
-            .count();
-    }
-    assert!(
-        ask("last.example".into(), 3000).is_ok(),
-        "there are always some left"
-    );
-    let root = (0..64).map_while(|n| ask(format!("root{n}.example"), 0).ok());
-    assert!(root.count() >= 16, "a quarter is root's");
-}
-
-#[test]
-fn what_a_user_has_not_used_for_long_makes_room_for_the_users_own() {
-    let start = Instant::now();
-    let mut table = Table::new("198.18.0.0/22".parse().unwrap(), 8);
-    let ask =
-        |table: &mut Table, text: &str, asker, now| table.address_for(&name(text), asker, now);
-    let a = ask(&mut table, "a", 1000, start).unwrap();
-    ask(&mut table, "shared", 1000, start).unwrap();
-    ask(&mut table, "shared", 1001, start).unwrap();
-    assert_eq!(ask(&mut table, "b", 1000, start), Err(NoAddress::User(2)));
-    let later = start + KEEP;
-    assert!(ask(&mut table, "b", 1000, later).is_ok(), "a makes room");
-    assert_eq!(table.name_of(a, later), None);
-    assert_eq!(
-        ask(&mut table, "c", 1000, later),
-        Err(NoAddress::User(2)),
-        "what others use stays"
-    );
 }

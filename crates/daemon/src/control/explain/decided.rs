@@ -19,10 +19,11 @@ impl Desk {
         peer: &Peer,
         policy: &Policy,
         claims: &Claims,
+        asker: u32,
         wanted: &Wanted,
     ) -> Decided {
         let world = Arc::clone(&self.shared.world.borrow());
-        let stands_for = stands_for(policy, claims, &wanted.host);
+        let stands_for = stands_for(policy, claims, &wanted.host, asker);
         let (host, note) = match &stands_for {
             Some((address, Some(name))) => (
                 name.clone(),
@@ -108,8 +109,14 @@ fn decision(
     }
 }
 
-/// The address and the name that it stands for, where such an app takes it for one that does.
-fn stands_for(policy: &Policy, claims: &Claims, host: &Host) -> Option<(IpAddr, Option<Host>)> {
+/// The address and the name that it stands for, where such an app of this user takes it for one that
+/// does.
+fn stands_for(
+    policy: &Policy,
+    claims: &Claims,
+    host: &Host,
+    asker: u32,
+) -> Option<(IpAddr, Option<Host>)> {
     let Host::Address(address) = host else {
         return None;
     };
@@ -118,7 +125,7 @@ fn stands_for(policy: &Policy, claims: &Claims, host: &Host) -> Option<(IpAddr, 
     }
     let book: &Book = policy.book(claims)?;
     let is_name = book.names.contains(*address);
-    is_name.then(|| (*address, book.names.name_of(*address).map(Host::Name)))
+    is_name.then(|| (*address, book.names.peek(*address, asker).map(Host::Name)))
 }
 
 fn shown(host: &Host) -> String {

@@ -1,0 +1,182 @@
+//! Names that addresses stand for: to whom, for how long, and how many there may be.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use offramp_tests::addresses::DNS;
+use offramp_tests::{
+    Daemon, Gateway, Lab, PROFILE, Person, Running, User, binary, port, wait_until,
+};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const ASK: &str = include_str!("names/ask.py");
+
+/// What a program says that takes these steps, a line for each.
+fn take(mut command: Command, steps: &[&str]) -> Vec<String> {
+    command.args(["-c", ASK, &DNS.to_string()]).args(steps);
+    let said = Running::start(command).finish(LIMIT).success();
+    let said: Vec<_> = said.lines().map(ToOwned::to_owned).collect();
+    assert_eq!(said.len(), steps.len(), "{said:?}");
+    said
+}
+
+/// The same, by a program of root's under the lab's profile.
+fn root(daemon: &Daemon<'_>, steps: &[&str]) -> Vec<String> {
+    take(daemon.command_as(User::Root, "/usr/bin/python3"), steps)
+}
+
+/// The same, by a user's program.
+fn user(daemon: &Daemon<'_>, person: &Person<'_>, steps: &[&str]) -> Vec<String> {
+    let mut command = person.command(binary("offramp"));
+    command.arg("--socket").arg(daemon.socket());
+    command.args(["run", "--profile", PROFILE, "--", "/usr/bin/python3"]);
+    take(command, steps)
+}
+
+/// The IPv4 and the IPv6 address that were told.
+fn addresses(line: &str) -> (String, String) {
+    let (v4, v6) = line.split_once(' ').expect("two addresses");
+    assert!(v4.starts_with("198.1") && v6.starts_with("fd"), "{line}");
+    (v4.to_owned(), v6.to_owned())
+}
+
+/// One of the same block that nobody has, close to the end.
+fn nobodys(address: &str) -> String {
+    match address.parse().expect("an address") {
+        IpAddr::V4(_) => "198.19.254.255".to_owned(),
+        IpAddr::V6(address) => {
+            let last = u128::from(u64::MAX - 0xffff);
+            Ipv6Addr::from_bits(address.to_bits() | last).to_string()
+        }
+    }
+}
+
+fn at(verb: &str, address: &str, port: u16) -> String {
+    format!("{verb}:{address},{port}")
+}
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn an_address_stands_for_nothing_to_who_has_not_asked() {
+    let lab = Lab::new();
+    let _gateway = Gateway::start(&lab);
+    let daemon = Daemon::start(&lab);
+    let (eve, bob) = (Person::new(&lab, 4242), Person::new(&lab, 4343));
+    let name = "secret.wild.test";
+    let told = user(&daemon, &bob, &["look:secret.wild.test"]);
+    let (v4, v6) = addresses(&told[0]);
+    let capture = lab.capture();
+    for address in [&v4, &v6] {
+        let nobodys = nobodys(address);
+        let steps = |address: &str| {
+            [
+                format!("back:{address}"),
+                at("tcp", address, port::BANNER),
+                at("silent", address, port::ECHO),
+            ]
+        };
+        let own = steps(address);
+        let own: Vec<_> = own.iter().map(String::as_str).collect();
+        let unknown = steps(&nobodys);
+        let unknown: Vec<_> = unknown.iter().map(String::as_str).collect();
+        let counted = daemon.counter("unknown_names");
+        let eves = user(&daemon, &eve, &own);
+        assert_eq!(eves[1], "ConnectionResetError");
+        assert_eq!(eves, user(&daemon, &eve, &unknown), "{nobodys}");
+        wait_until("four flows are counted", LIMIT, || {
+            daemon.counter("unknown_names") == counted + 4
+        });
+        let udp = at("udp", address, port::ECHO);
+        let steps = [own[0], own[1], &udp];
+        for said in [user(&daemon, &bob, &steps), root(&daemon, &steps)] {
+            assert_eq!(said[0], name);
+            assert!(said[1].starts_with("open 10.90.2.2"), "{said:?}");
+            assert!(said[2].starts_with("said 10.90.2.2"), "{said:?}");
+        }
+        assert_eq!(daemon.counter("unknown_names"), counted + 4);
+    }
+    // Who asks too is told the same address, and sees it from then on.
+    let back = format!("back:{v4}");
+    let tcp = at("tcp", &v4, port::BANNER);
+    let eves = user(&daemon, &eve, &["look:secret.wild.test", &back, &tcp]);
+    assert_eq!(eves[..2], [told[0].clone(), name.to_owned()]);
+    assert!(eves[2].starts_with("open "), "{eves:?}");
+    daemons_go_on_as_another_user(&daemon, &eve);
+    capture.packets().assert_only_gateway();
+}
+
+/// What root has asked for is for all: daemons look up as root, and connect as another.
+fn daemons_go_on_as_another_user(daemon: &Daemon<'_>, eve: &Person<'_>) {
+    let told = root(daemon, &["look:roots.wild.test"]);
+    let (v4, v6) = addresses(&told[0]);
+    let tcp = [at("tcp", &v4, port::BANNER), at("tcp", &v6, port::BANNER)];
+    let said = root(daemon, &["become:4545", &tcp[0], &tcp[1]]);
+    let back = format!("back:{v6}");
+    let eves = user(daemon, eve, &[&back, &tcp[0]]);
+    assert_eq!(eves[0], "roots.wild.test");
+    for said in [&said[1], &said[2], &eves[1]] {
+        assert!(said.starts_with("open "), "{said}");
+    }
+}
+
+/// All of them have addresses of their own, and the same ones again when the daemon was killed in
+/// between, also where nobody asks again.
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn a_hundred_thousand_names_and_a_restart() {
+    const NAMES: usize = 100_000;
+    const SOME: usize = 2_000;
+    let lab = Lab::new();
+    let _gateway = Gateway::start(&lab);
+    let mut daemon = Daemon::start(&lab);
+    let eve = Person::new(&lab, 4242);
+    let file = |name: &str| lab.directory().join(name).display().to_string();
+    let (v4, v6) = (file("v4"), file("v6"));
+    let steps = |count: usize| {
+        [
+            format!("many:{v4},{count},1"),
+            format!("many:{v6},{SOME},28"),
+        ]
+    };
+    let ask = |daemon: &Daemon<'_>, count: usize| {
+        let steps = steps(count);
+        let said = root(daemon, &[&steps[0], &steps[1]]);
+        let all = |count| format!("{count} different, 0 changed, 0 failed");
+        assert_eq!(said, [all(count), all(SOME)]);
+    };
+    let capture = lab.capture_only("port 53");
+    ask(&daemon, NAMES);
+    ask(&daemon, SOME);
+    let of_eve = user(&daemon, &eve, &["look:eves.wild.test"]);
+    let (eves, _) = addresses(&of_eve[0]);
+    let told = std::fs::read(&v4).expect("the program has written it");
+    let first = Ipv4Addr::new(told[0], told[1], told[2], told[3]).to_string();
+    let back = format!("back:{first}");
+    let tcp = [&first, &eves].map(|address| at("tcp", address, port::BANNER));
+    let saved = || {
+        let state = std::fs::read_dir(daemon.directory().join("state"));
+        let files = state.expect("the daemon has made it").flatten();
+        let mut texts = files.map(|file| std::fs::read_to_string(file.path()).unwrap_or_default());
+        texts.any(|text| text.contains("\neves.wild.test "))
+    };
+    wait_until("the names are saved", LIMIT, saved);
+    daemon.process().signal(Signal::SIGKILL);
+    daemon.start_again();
+    let said = root(&daemon, &[&back, &tcp[0], &tcp[1]]);
+    assert_eq!(said[0], "n000000.wild.test");
+    assert!(
+        said[1].starts_with("open ") && said[2].starts_with("open "),
+        "{said:?}"
+    );
+    let said = user(&daemon, &eve, &[&tcp[1]]);
+    assert!(said[0].starts_with("open "), "{said:?}");
+    ask(&daemon, SOME);
+    daemon.stop();
+    daemon.start_again();
+    let said = user(&daemon, &eve, &[&back, &tcp[1]]);
+    assert_eq!(said[0], "n000000.wild.test", "root's names are for all");
+    assert!(said[1].starts_with("open "), "{said:?}");
+    capture.packets().assert_only(|_| false);
+}
