@@ -42,7 +42,7 @@ pub(crate) fn render(flows: &[Flow], colour: bool) -> String {
             flow.id.to_string().into(),
             name(flow).into(),
             flow.app.pid.to_string().into(),
-            flow.target.as_str().into(),
+            target(flow).into(),
             protocol(flow).into(),
             way(flow),
             or_dash(flow.upstream.as_deref()).into(),
@@ -53,6 +53,14 @@ pub(crate) fn render(flows: &[Flow], colour: bool) -> String {
         ]);
     }
     table.render(colour)
+}
+
+/// Where to, with the name that the app has told.
+fn target(flow: &Flow) -> String {
+    match &flow.told {
+        Some(told) => format!("{} ({} {})", flow.target, told.by, told.name),
+        None => flow.target.clone(),
+    }
 }
 
 fn line(event: &FlowEvent) -> String {
@@ -69,7 +77,7 @@ fn line(event: &FlowEvent) -> String {
         name(flow),
         flow.app.pid,
         protocol(flow),
-        flow.target
+        target(flow)
     );
     if is_decided(flow) {
         text.push_str(&format!(" {}", word(flow.way)));

@@ -20,7 +20,7 @@ pub use messages::{
     Explanation, Fact, Finding, Flow, FlowEvent, FlowState, KernelView, Lifecycle, Outcome,
     Problem, ProfileState, ProfileStatus, ProfileText, Protocol, ReloadAnswer, RunAnswer,
     RunRequest, RunServer, RunningApp, Severity, Status, StoreAnswer, Subject, SwitchAnswer,
-    SwitchRequest, UserAnswer, UserFile, UserFiles, Way,
+    SwitchRequest, Told, ToldBy, UserAnswer, UserFile, UserFiles, Way,
 };
 
 /// Where the daemon listens unless it was told otherwise.

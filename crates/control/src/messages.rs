@@ -3,6 +3,7 @@ mod explain;
 mod user;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -159,6 +160,9 @@ pub struct Flow {
     pub source: String,
     /// Where it wants to go: name or address, and port.
     pub target: String,
+    /// The name that the app has told of an address that it chose itself, where a rule needed one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Told>,
     /// What was done with it.
     pub way: Way,
     /// The upstream that carries it, if one does.
@@ -177,6 +181,40 @@ pub struct Flow {
     /// Why it failed or was refused.
     #[serde(default)]
     pub error: Option<String>,
+}
+
+/// A name that an app has told of an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// The name.
+    pub name: String,
+    /// What told it.
+    pub by: ToldBy,
+}
+
+/// What tells a name of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToldBy {
+    /// The server name of TLS.
+    Sni,
+    /// That of QUIC.
+    Quic,
+    /// The same of either, on the outside of a hello that may have another one inside (ECH).
+    Ech,
+    /// The target of an HTTP request, or its `Host`.
+    Host,
+}
+
+impl fmt::Display for ToldBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ToldBy::Sni => "sni",
+            ToldBy::Quic => "quic",
+            ToldBy::Ech => "ech",
+            ToldBy::Host => "host",
+        })
+    }
 }
 
 /// The process that opened a flow.

@@ -11,13 +11,14 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use offramp_control as control;
 use offramp_intercept::Identity;
 use offramp_relay::Counters;
-use offramp_rules::{Claims, ProfileId, Protocol, Target, Verdict};
+use offramp_rules::{Claims, DomainName, ProfileId, Protocol, Target, Verdict};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::active::Link;
 use crate::pace::Pace;
 use crate::refusals::{Line, Refusals};
+use crate::sniff::Sniffed;
 use crate::takeover::Successor;
 use crate::takeover::wire::Way;
 
@@ -76,6 +77,8 @@ pub(crate) struct Record {
     protocol: Protocol,
     source: SocketAddr,
     target: Target,
+    /// The name that the app has told of it.
+    told: OnceLock<Sniffed>,
     began: Instant,
     began_unix_ms: u64,
     pub(crate) counters: Counters,
@@ -88,6 +91,8 @@ pub(crate) struct Record {
 /// The way of a flow to one target.
 struct LegRecord {
     target: Target,
+    /// What the verdict depends on besides.
+    name: Option<DomainName>,
     verdict: Verdict,
     cut: CancellationToken,
 }
@@ -98,6 +103,16 @@ pub(crate) struct Leg {
     target: Target,
     /// Ends it: its profile is gone, or the rules have changed.
     pub(crate) cut: CancellationToken,
+}
+
+/// An open way that is asked about.
+pub(crate) struct Asked<'a> {
+    pub(crate) pid: u32,
+    pub(crate) target: &'a Target,
+    /// The name that the verdict depends on besides.
+    pub(crate) name: Option<&'a DomainName>,
+    /// By which it was opened.
+    pub(crate) verdict: &'a Verdict,
 }
 
 /// Ends its flow when it is dropped, however that comes about.
@@ -116,6 +131,8 @@ pub(crate) struct Beginning {
     pub(crate) protocol: Protocol,
     pub(crate) source: SocketAddr,
     pub(crate) target: Target,
+    /// The name that the app has told of it.
+    pub(crate) told: Option<Sniffed>,
 }
 
 impl Flows {
@@ -143,6 +160,7 @@ impl Flows {
             protocol: beginning.protocol,
             source: beginning.source,
             target: beginning.target,
+            told: beginning.told.map(OnceLock::from).unwrap_or_default(),
             began,
             began_unix_ms,
             counters: Counters::default(),
@@ -205,19 +223,24 @@ impl Flows {
         live.values().any(|record| *record.claims() == *claims)
     }
 
-    /// Asks about every open way of every flow: by process, claims, target and the verdict that
-    /// opened it. Cuts those for which the answer says so, and notes the claims of now. Returns how
+    /// Asks about every open way of every flow. Cuts those for which the answer says so, and notes the claims of now. Returns how
     /// many were cut.
     pub(crate) fn recheck(
         &self,
-        ask: impl Fn(u32, &Claims, &Target, &Verdict) -> (bool, Arc<Claims>),
+        ask: impl Fn(&Asked<'_>, &Claims) -> (bool, Arc<Claims>),
     ) -> usize {
         let live: Vec<_> = self.lock().values().cloned().collect();
         let mut cut = 0;
         for record in live {
             let mut claims = Arc::clone(&record.claims());
             for leg in record.legs().iter() {
-                let (is_over, now) = ask(record.identity.pid, &claims, &leg.target, &leg.verdict);
+                let asked = Asked {
+                    pid: record.identity.pid,
+                    target: &leg.target,
+                    name: leg.name.as_ref(),
+                    verdict: &leg.verdict,
+                };
+                let (is_over, now) = ask(&asked, &claims);
                 if is_over && !leg.cut.is_cancelled() {
                     leg.cut.cancel();
                     cut += 1;
@@ -263,6 +286,7 @@ impl Flows {
             protocol: refused.protocol,
             source: refused.source,
             target: refused.target,
+            told: None,
             way: control::Way::Refused,
             upstream: None,
             sent: 0,
@@ -349,23 +373,39 @@ impl FlowGuard {
     }
 
     /// Opens a way to a target, over the connections that end it with their profile.
-    pub(crate) fn leg(&self, target: &Target, verdict: &Verdict, link: Option<&Link>) -> Leg {
+    /// `name` is what the verdict depends on besides.
+    pub(crate) fn leg(
+        &self,
+        target: &Target,
+        name: Option<DomainName>,
+        verdict: &Verdict,
+        link: Option<&Link>,
+    ) -> Leg {
         let cut = link
             .map(|link| link.flows().child_token())
             .unwrap_or_default();
+        if let (Some(successor), Some(way)) = (
+            self.flows.successor(),
+            Way::of(target, name.as_ref(), verdict),
+        ) {
+            successor.has_way(self.record.id, way);
+        }
         self.record.legs().push(LegRecord {
             target: target.clone(),
+            name,
             verdict: verdict.clone(),
             cut: cut.clone(),
         });
-        if let (Some(successor), Some(way)) = (self.flows.successor(), Way::of(target, verdict)) {
-            successor.has_way(self.record.id, way);
-        }
         Leg {
             record: Arc::clone(&self.record),
             target: target.clone(),
             cut,
         }
+    }
+
+    /// The app has told a name; the first one stays.
+    pub(crate) fn told(&self, told: Sniffed) {
+        let _ = self.record.told.set(told);
     }
 
     pub(crate) fn was_opened(&self) -> bool {
@@ -472,6 +512,7 @@ impl Record {
             },
             source: self.source.to_string(),
             target: self.target.to_string(),
+            told: self.told.get().map(Sniffed::describe),
             way: self.way(),
             upstream: self.server.get().cloned(),
             sent: self.counters.sent(),

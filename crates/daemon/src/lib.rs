@@ -27,6 +27,7 @@ mod refusals;
 mod reload;
 mod roam;
 mod shared;
+mod sniff;
 mod start;
 mod state;
 mod takeover;

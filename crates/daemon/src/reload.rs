@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use offramp_control::Lifecycle;
 use offramp_intercept::{Interest, Swept};
-use offramp_rules::{Claims, ProfileId, Profiles, Verdict, Why, decide};
+use offramp_rules::{Claims, ProfileId, Profiles, Verdict, Why, decide, decide_told};
 
 use crate::ephemeral;
 use crate::policy::{Policy, Sources};
@@ -149,14 +149,19 @@ impl Shared {
     /// Cuts the flows that go another way under the rules of now.
     pub(crate) fn recheck_flows(&self, apps: &BTreeMap<u32, Arc<Claims>>, before: &Profiles) {
         let (policy, world) = (self.policy(), Arc::clone(&self.world.borrow()));
-        let cut = self.flows.recheck(|pid, claims, target, verdict| {
-            let now = match apps.get(&pid) {
+        let cut = self.flows.recheck(|way, claims| {
+            let now = match apps.get(&way.pid) {
                 Some(now) => Arc::clone(now),
                 // The process is gone, and somebody holds its socket; or nothing claims it.
                 None => Arc::new(retained(claims, before, &policy.rules)),
             };
-            let fresh = decide(&policy.rules, &now, target, &world).verdict;
-            (!is_same_way(verdict, &fresh), now)
+            let fresh = match (way.target.address(), way.name) {
+                (Some(address), Some(name)) => {
+                    decide_told(&policy.rules, &now, address, name, &world)
+                }
+                _ => decide(&policy.rules, &now, way.target, &world),
+            };
+            (!is_same_way(way.verdict, &fresh.verdict), now)
         });
         if cut > 0 {
             tracing::info!(flows = cut, "flows cut that go another way now");

@@ -10,7 +10,7 @@ use offramp_control::Lifecycle;
 use offramp_dns::Held;
 use offramp_intercept::{Capture, ClassId, Identity, Label, Labelled, Replies, StartError};
 use offramp_relay::Limits;
-use offramp_rules::{Claims, Decision, Host, ProfileId, Target, Verdict, World, decide};
+use offramp_rules::{Claims, Decision, Host, ProfileId, Profiles, Target, Verdict, World, decide};
 use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 
@@ -262,11 +262,17 @@ impl Shared {
 
     /// Decides about a flow; while its upstream is connecting it is held for a moment.
     pub(crate) async fn decide(&self, claims: &Claims, target: &Target) -> Decision {
+        self.held(|rules, world| decide(rules, claims, target, world))
+            .await
+    }
+
+    /// The same by another question.
+    pub(crate) async fn held(&self, ask: impl Fn(&Profiles, &World) -> Decision) -> Decision {
         let mut world = self.world.subscribe();
         let deadline = tokio::time::Instant::now() + HOLD;
         loop {
             let now = Arc::clone(&world.borrow_and_update());
-            let decision = decide(&self.policy().rules, claims, target, &now);
+            let decision = ask(&self.policy().rules, &now);
             if decision.verdict.waits_for().is_none() {
                 return decision;
             }

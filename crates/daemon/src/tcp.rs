@@ -11,7 +11,7 @@ use offramp_relay::{copy, reset};
 use offramp_rules::{Claims, Host, Protocol, Target, Verdict};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::active::Link;
@@ -19,6 +19,7 @@ use crate::flows::{Beginning, FlowGuard, Leg, executable};
 use crate::lookup::AppLookup;
 use crate::refusals::What;
 use crate::shared::{Counts, Ends, Shared};
+use crate::sniff::{self, Decided};
 
 const DNS_PORT: u16 = 53;
 /// How long a direct connection may take to open.
@@ -32,6 +33,7 @@ pub(crate) async fn serve(
     source: SocketAddr,
     stop: CancellationToken,
 ) {
+    let accepted = Instant::now();
     // However this ends but well, also by the end of the daemon itself, the app sees a reset.
     linger(&stream, Some(Duration::ZERO));
     let Ok(target) = stream.local_addr() else {
@@ -60,7 +62,14 @@ pub(crate) async fn serve(
     }
     drop(asking);
     // The relay is a task of its own kind of memory: what opening needed is gone by then.
-    let Some(opened) = Box::pin(open(&shared, identity, claims, source, target)).await else {
+    let arrival = Arrival {
+        identity,
+        claims,
+        source,
+        target,
+        accepted,
+    };
+    let Some(opened) = Box::pin(open(&shared, &stream, arrival)).await else {
         return;
     };
     let _ = stream.set_nodelay(true);
@@ -95,6 +104,15 @@ fn linger(stream: &TcpStream, time: Option<Duration>) {
     }
 }
 
+/// A flow that is to be opened.
+struct Arrival {
+    identity: Identity,
+    claims: Arc<Claims>,
+    source: SocketAddr,
+    target: SocketAddr,
+    accepted: Instant,
+}
+
 /// An open flow.
 struct Opened {
     far: Far,
@@ -109,28 +127,30 @@ enum Far {
     Direct(TcpStream),
 }
 
-async fn open(
-    shared: &Arc<Shared>,
-    identity: Identity,
-    claims: Arc<Claims>,
-    source: SocketAddr,
-    target: SocketAddr,
-) -> Option<Opened> {
-    let wanted = shared.wanted(&identity, &claims, target)?;
-    let decision = shared.decide(&claims, &wanted.target).await;
+async fn open(shared: &Arc<Shared>, stream: &TcpStream, arrival: Arrival) -> Option<Opened> {
+    let claims = arrival.claims;
+    let wanted = shared.wanted(&arrival.identity, &claims, arrival.target)?;
+    let told = match shared.needs_name(&claims, &wanted.target) {
+        true => sniff::tcp(stream, arrival.accepted).await,
+        false => None,
+    };
+    let Decided { decision, name } = shared
+        .decide_told(&claims, &wanted.target, told.as_ref())
+        .await;
     let profile = Shared::profile_of(&decision.verdict, &claims);
     let link = shared.link(&profile);
     let guard = shared.flows.begin(Beginning {
-        identity,
-        executable: executable(identity.pid),
+        identity: arrival.identity,
+        executable: executable(arrival.identity.pid),
         claims,
         profile,
         protocol: Protocol::Tcp,
-        source,
+        source: arrival.source,
         target: wanted.target.clone(),
+        told,
     });
     // Before the flow opens: what is cut meanwhile is not to run on.
-    let leg = guard.leg(&wanted.target, &decision.verdict, link.as_deref());
+    let leg = guard.leg(&wanted.target, name, &decision.verdict, link.as_deref());
     let far = match &decision.verdict {
         Verdict::Relay(_) => open_tunnel(link.as_deref()?, &wanted.target, &guard).await,
         Verdict::Direct(_) => open_direct(&wanted.target, &guard).await,

@@ -1,6 +1,6 @@
 //! Captured datagrams: one flow for each app socket, one leg of it for each target.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use crate::flows::{Beginning, FlowGuard, executable};
 use crate::lookup::AppLookup;
 use crate::refusals::What;
 use crate::shared::{Counts, Ends, Shared};
+use crate::sniff::{self, Decided};
 use crate::takeover::wire::{Forward, Undone};
 
 const DNS_PORT: u16 = 53;
@@ -42,7 +43,7 @@ const FINISH: Duration = Duration::from_millis(250);
 pub(crate) type Leg = (u64, SocketAddr);
 
 /// A datagram with the address that the socket has by now: `connect` may give it another.
-type Sent = (SocketAddr, Bytes);
+pub(crate) type Sent = (SocketAddr, Bytes);
 
 /// What a desk is told.
 pub(crate) enum Order {
@@ -393,6 +394,7 @@ impl Desk {
                     protocol: Protocol::Udp,
                     source,
                     target: wanted.target.clone(),
+                    told: None,
                 }))
             });
         self.guards.insert(leg.0, Arc::downgrade(&guard));
@@ -405,6 +407,7 @@ impl Desk {
                 source,
                 target: leg.1,
                 datagrams,
+                seen: VecDeque::new(),
             };
             Box::pin(conversation.hold(claims, wanted)).await;
             match capture.flows.successor() {
@@ -443,17 +446,27 @@ struct Conversation {
     source: SocketAddr,
     target: SocketAddr,
     datagrams: mpsc::Receiver<Sent>,
+    /// Datagrams that were looked at before the way was open.
+    seen: VecDeque<Sent>,
 }
 
 impl Conversation {
     async fn hold(mut self, claims: Arc<Claims>, wanted: crate::shared::Wanted) {
-        let decision = self.shared.decide(&claims, &wanted.target).await;
+        let told = match self.shared.needs_name(&claims, &wanted.target) {
+            true => sniff::udp(&mut self.datagrams, &mut self.seen).await,
+            false => None,
+        };
+        let Decided { decision, name } = self
+            .shared
+            .decide_told(&claims, &wanted.target, told.as_ref())
+            .await;
+        told.into_iter().for_each(|told| self.guard.told(told));
         let profile = Shared::profile_of(&decision.verdict, &claims);
         let link = self.shared.link(&profile);
         // Before the flow opens: what is cut meanwhile is not to run on.
         let leg = self
             .guard
-            .leg(&wanted.target, &decision.verdict, link.as_deref());
+            .leg(&wanted.target, name, &decision.verdict, link.as_deref());
         let cut = &leg.cut;
         match (&decision.verdict, link) {
             (Verdict::Relay(_), Some(link)) => self.relay(&link, &wanted.target, cut).await,
@@ -487,7 +500,7 @@ impl Conversation {
         loop {
             tokio::select! {
                 () = cut.cancelled() => return self.guard.failed("stopped"),
-                sent = self.datagrams.recv() => match sent {
+                sent = self.next() => match sent {
                     Some(sent) => tunnel.try_send(&self.take(sent)),
                     None => {
                         let flushed = async { while tunnel.recv().await.is_some() {} };
@@ -515,7 +528,7 @@ impl Conversation {
         loop {
             tokio::select! {
                 () = cut.cancelled() => return self.guard.failed("stopped"),
-                sent = self.datagrams.recv() => match sent {
+                sent = self.next() => match sent {
                     Some(sent) => {
                         let _ = socket.send(&self.take(sent)).await;
                     }
@@ -527,6 +540,13 @@ impl Conversation {
                 () = sleep_until(quiet_until) => return,
             }
             quiet_until = Instant::now() + IDLE;
+        }
+    }
+
+    async fn next(&mut self) -> Option<Sent> {
+        match self.seen.pop_front() {
+            Some(seen) => Some(seen),
+            None => self.datagrams.recv().await,
         }
     }
 

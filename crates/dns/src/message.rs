@@ -5,10 +5,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::SOA;
-use hickory_proto::rr::{Name, RData, Record};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 
 use offramp_rules::DomainName;
+
+use crate::Family;
 
 /// What we say we can take over UDP: fits every path (the DNS flag day of 2020).
 const OUR_PAYLOAD: u16 = 1232;
@@ -166,6 +168,20 @@ pub(crate) fn answers(query: &[u8], answer: &[u8]) -> bool {
     let is_response = answer[2] & 0x80 != 0;
     let one_question = answer[4..6] == [0, 1];
     is_response && one_question && query[asked].eq_ignore_ascii_case(&answer[answered])
+}
+
+/// A query for the addresses of a name.
+pub(crate) fn question(name: &DomainName, family: Family) -> Option<Vec<u8>> {
+    let kind = match family {
+        Family::V4 => RecordType::A,
+        Family::V6 => RecordType::AAAA,
+    };
+    let mut name = Name::from_ascii(name.as_str()).ok()?;
+    name.set_fqdn(true);
+    let mut message = Message::query();
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(name, kind));
+    message.to_vec().ok()
 }
 
 /// The addresses in the answer section with their time to live; `None` when it cannot be read.

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use offramp_rules::DomainName;
 
 use crate::message::{self, Asked, Received};
-use crate::{Family, Names, NoAddress, SystemResolver};
+use crate::{Family, Names, NoAddress, ResolveError, SystemResolver};
 
 use self::special::Special;
 
@@ -88,6 +88,20 @@ impl Responder {
     /// Synthetic addresses come from `names`, lookups of excluded names go to `system`.
     pub fn new(names: Arc<Names>, system: SystemResolver) -> Self {
         Self { names, system }
+    }
+
+    /// The addresses that the system's resolver has for a name.
+    pub async fn system_addresses(
+        &self,
+        name: &DomainName,
+        family: Family,
+    ) -> Result<Vec<IpAddr>, ResolveError> {
+        let Some(query) = message::question(name, family) else {
+            return Ok(Vec::new());
+        };
+        let answer = self.system.exchange(&query, Transport::Udp, &self.names);
+        let addresses = message::addresses(&answer.await?).unwrap_or_default();
+        Ok(addresses.into_iter().map(|(address, _)| address).collect())
     }
 
     /// The answer to `query`, which the app sent to `asked`; `None` for what is not a query at

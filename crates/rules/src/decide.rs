@@ -1,4 +1,7 @@
 mod display;
+mod told;
+
+pub use told::{decide_told, needs_name};
 
 use crate::{
     Claim, Claims, DomainName, Host, Prefix, Profile, ProfileId, Profiles, Reason, Resolver,
@@ -151,14 +154,27 @@ fn decide_host(
     port: Option<u16>,
     world: &World,
 ) -> Decision {
-    let mut steps = Vec::new();
     if is_loopback(host) {
-        let verdict = Verdict::Direct(Why::Loopback);
-        return Decision { verdict, steps };
+        return Decision {
+            verdict: Verdict::Direct(Why::Loopback),
+            steps: Vec::new(),
+        };
     }
+    decide_by(profiles, claims, |profile| {
+        ask(profile, claims, &[host], port, world)
+    })
+}
+
+/// Asks the profiles in order.
+fn decide_by(
+    profiles: &Profiles,
+    claims: &Claims,
+    ask: impl Fn(&Profile) -> (Option<String>, Outcome),
+) -> Decision {
+    let mut steps = Vec::new();
     let mut passed = None;
     for profile in profiles.iter() {
-        let (rule, outcome) = ask(profile, claims, host, port, world);
+        let (rule, outcome) = ask(profile);
         let verdict = verdict_of(profile, &outcome, &mut passed);
         steps.push(Step {
             profile: profile.id.clone(),
@@ -176,11 +192,12 @@ fn decide_host(
     Decision { verdict, steps }
 }
 
-/// What one profile says, and the rule by which it claims the app.
+/// What one profile says, and the rule by which it claims the app. `hosts` is what the target is
+/// known by.
 fn ask(
     profile: &Profile,
     claims: &Claims,
-    host: &Host,
+    hosts: &[&Host],
     port: Option<u16>,
     world: &World,
 ) -> (Option<String>, Outcome) {
@@ -191,14 +208,20 @@ fn ask(
     let Some(first) = claiming.peek().map(|rule| rule.name.clone()) else {
         return (None, Outcome::NoRule);
     };
-    let admitting = claiming.find(|rule| rule.domains.iter().all(|list| admit(list, host)));
+    let is_for = |list: &[DomainName]| hosts.iter().any(|host| admit(list, host));
+    let admitting = claiming.find(|rule| rule.domains.iter().all(|list| is_for(list)));
+    let is_claimed = admitting.is_some();
     let own = profile.for_user(claims.user);
     let outcome = match (
-        exclusion(profile, claims, host, world),
+        hosts
+            .iter()
+            .find_map(|host| exclusion(profile, claims, host, world)),
         world.state(&profile.id),
-        profile.refuses(host, port, admitting.is_some()),
+        hosts
+            .iter()
+            .find_map(|host| profile.refuses(host, port, is_claimed)),
     ) {
-        (_, _, None) if admitting.is_none() => return (None, Outcome::OtherDomain),
+        (_, _, None) if !is_claimed => return (None, Outcome::OtherDomain),
         (Some(exclusion), ..) => Outcome::Excluded(exclusion),
         (None, State::Disconnected(Reason::OnDemand), _) => Outcome::OnDemand,
         (None, _, Some(resolver)) => Outcome::EncryptedResolver(resolver),

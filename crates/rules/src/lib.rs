@@ -29,8 +29,8 @@ pub use candidates::{Candidates, candidates};
 pub use cgroup::Cgroup;
 pub use claims::{Claim, Claims, Finding, Found, claims, examine, is_settled};
 pub use decide::{
-    Decision, Exclusion, Outcome, Step, Verdict, Why, decide, decide_name, direct_routes,
-    is_in_force,
+    Decision, Exclusion, Outcome, Step, Verdict, Why, decide, decide_name, decide_told,
+    direct_routes, is_in_force, needs_name,
 };
 pub use identity::{Identity, InvalidIdentity};
 pub use name::{DomainName, InvalidName};

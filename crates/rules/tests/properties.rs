@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use offramp_rules::{
     App, Claim, Claims, DomainName, Exclusion, Host, Identity, Layer, Outcome, Prefix, Profile,
     ProfileId, Profiles, Reason, Resolver, RouteSet, Rule, State, Target, UnavailableAction,
-    Verdict, Why, World, claims, decide, decide_name, direct_routes,
+    Verdict, Why, World, claims, decide, decide_name, decide_told, direct_routes, needs_name,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -106,6 +106,17 @@ fn resolver() -> impl Strategy<Value = Resolver> {
         name().prop_map(Resolver::Name),
         prefix().prop_map(Resolver::Block)
     ]
+}
+
+/// A profile with rules that are for some names alone.
+fn with_names() -> impl Strategy<Value = Profile> {
+    let domains = prop_oneof![Just(Vec::new()), vec(name(), 1..3)];
+    let named = (id(), id(), domains).prop_map(|(profile, identifier, domains)| Rule {
+        identifier: format!("named {identifier}"),
+        domains,
+        ..Rule::new(Identity::Wrapper(profile))
+    });
+    (profile(), vec(named, 0..3)).prop_map(|(profile, rules)| Profile { rules, ..profile })
 }
 
 fn app() -> impl Strategy<Value = App> {
@@ -280,6 +291,52 @@ proptest! {
             Verdict::Direct(_) => prop_assert!(thrown),
             Verdict::Relay(_) | Verdict::Refuse(_) => prop_assert!(!thrown),
         }
+    }
+
+    #[test]
+    fn no_name_changes_what_needs_none(
+        profiles in vec(with_names(), 0..6), app in app(), address in address(),
+        names in vec(name(), 8), world in world(),
+    ) {
+        let profiles = Profiles::new(profiles);
+        // The implied rule is for all names: without it, those of `with_names` decide.
+        for wrapper in [app.wrapper.clone(), None] {
+            let claims = Claims { wrapper, ..own(&profiles, &app) };
+            let by_address = decide(&profiles, &claims, &target(Host::Address(address)), &world);
+            if needs_name(&profiles, &claims, &target(Host::Address(address)), &world) {
+                prop_assert!(!is_loopback(&Host::Address(address)));
+                continue;
+            }
+            for name in &names {
+                let told = decide_told(&profiles, &claims, &target(Host::Address(address)), name, &world);
+                match (&by_address.verdict, &told.verdict) {
+                    (Verdict::Direct(_), Verdict::Direct(_)) => {}
+                    (by_address, told) => prop_assert_eq!(by_address, told),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_opens_no_more_than_it_does_by_itself(
+        profiles in vec(with_names(), 0..6), app in app(), address in address(), name in name(),
+        world in world(),
+    ) {
+        let profiles = Profiles::new(profiles);
+        let claims = own(&profiles, &app);
+        let told = decide_told(&profiles, &claims, &target(Host::Address(address)), &name, &world).verdict;
+        let by_address = decide(&profiles, &claims, &target(Host::Address(address)), &world).verdict;
+        if !matches!(told, Verdict::Direct(_)) || matches!(by_address, Verdict::Direct(_)) {
+            return Ok(());
+        }
+        // A profile that claims the address has let it pass because of the name.
+        let told = decide_told(&profiles, &claims, &target(Host::Address(address)), &name, &world);
+        let excluded = |step: &offramp_rules::Step| match &step.outcome {
+            Outcome::Excluded(Exclusion::Domain(suffix)) => name.is_within(suffix),
+            _ => false,
+        };
+        let unavailable = matches!(told.verdict, Verdict::Direct(Why::NotConnected(..)));
+        prop_assert!(unavailable || told.steps.iter().any(excluded));
     }
 
     #[test]

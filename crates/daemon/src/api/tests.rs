@@ -209,6 +209,7 @@ fn flow(id: u64) -> Flow {
         protocol: Protocol::Tcp,
         source: "198.18.0.1:40000".into(),
         target: "example.com:443".into(),
+        told: None,
         way: Way::Relay,
         upstream: Some("proxy.example".into()),
         sent: 10,

@@ -73,6 +73,7 @@ impl Flows {
             },
             source: flow.source,
             target: flow.target.read()?,
+            told: flow.told.as_ref().and_then(Sniffed::read),
         };
         let began = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
         let guard = self.enter(flow.id, beginning, began, flow.began_unix_ms);
@@ -109,7 +110,7 @@ impl Record {
     fn hand(&self) -> wire::Flow {
         let legs = self.legs();
         let ways = legs.iter();
-        let ways = ways.filter_map(|leg| Way::of(&leg.target, &leg.verdict));
+        let ways = ways.filter_map(|leg| Way::of(&leg.target, leg.name.as_ref(), &leg.verdict));
         wire::Flow {
             id: self.id,
             class: self.identity.class.number(),
@@ -123,6 +124,7 @@ impl Record {
             is_tcp: self.protocol == Protocol::Tcp,
             source: self.source,
             target: wire::WireTarget::of(&self.target),
+            told: self.told.get().map(Sniffed::describe),
             age_ms: self.began.elapsed().as_millis() as u64,
             began_unix_ms: self.began_unix_ms,
             is_open: self.state() == control::FlowState::Open,

@@ -163,12 +163,12 @@ impl Conversation {
 
     /// Shows a way of a flow, and has it cut there when it is cut here.
     fn open(&mut self, flow: u64, guard: &FlowGuard, way: &Way) -> Option<Open> {
-        let (target, verdict) = way.read()?;
+        let (target, name, verdict) = way.read()?;
         let link = match &verdict {
             offramp_rules::Verdict::Relay(profile) => self.shared.link(profile),
             _ => None,
         };
-        let leg = guard.leg(&target, &verdict, link.as_deref());
+        let leg = guard.leg(&target, name, &verdict, link.as_deref());
         let (cut, words) = (leg.cut.clone(), self.words.clone());
         let target = Some(WireTarget::of(&target));
         let watch = self.watches.spawn(async move {

@@ -115,6 +115,8 @@ pub(crate) struct Flow {
     pub(crate) is_tcp: bool,
     pub(crate) source: SocketAddr,
     pub(crate) target: WireTarget,
+    #[serde(default)]
+    pub(crate) told: Option<offramp_control::Told>,
     pub(crate) age_ms: u64,
     pub(crate) began_unix_ms: u64,
     pub(crate) is_open: bool,
@@ -129,6 +131,9 @@ pub(crate) struct Flow {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Way {
     target: WireTarget,
+    /// The name that the verdict depends on besides.
+    #[serde(default)]
+    name: Option<String>,
     verdict: WireVerdict,
 }
 
@@ -144,22 +149,35 @@ enum WireVerdict {
 
 impl Way {
     /// None: it leads nowhere.
-    pub(crate) fn of(target: &Target, verdict: &Verdict) -> Option<Self> {
+    pub(crate) fn of(
+        target: &Target,
+        name: Option<&DomainName>,
+        verdict: &Verdict,
+    ) -> Option<Self> {
         let verdict = match verdict {
             Verdict::Relay(profile) => WireVerdict::Relay(profile.to_string()),
             Verdict::Direct(_) => WireVerdict::Direct,
             Verdict::Refuse(_) => return None,
         };
         let target = WireTarget::of(target);
-        Some(Self { target, verdict })
+        let name = name.map(ToString::to_string);
+        Some(Self {
+            target,
+            name,
+            verdict,
+        })
     }
 
-    pub(crate) fn read(&self) -> Option<(Target, Verdict)> {
+    pub(crate) fn read(&self) -> Option<(Target, Option<DomainName>, Verdict)> {
         let verdict = match &self.verdict {
             WireVerdict::Relay(profile) => Verdict::Relay(ProfileId::new(profile)),
             WireVerdict::Direct => Verdict::Direct(Why::Unmanaged),
         };
-        Some((self.target.read()?, verdict))
+        let name = match &self.name {
+            Some(name) => Some(DomainName::parse(name).ok()?),
+            None => None,
+        };
+        Some((self.target.read()?, name, verdict))
     }
 }
 
