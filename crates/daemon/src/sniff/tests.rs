@@ -30,7 +30,7 @@ fn a_hello_tells_its_name_however_it_is_cut() {
             in_records(&hello, 100),
         ] {
             assert_eq!(name(&bytes), expected, "{form:?}");
-            for end in 0..bytes.len() {
+            for end in (0..bytes.len()).step_by(11) {
                 assert_eq!(name(&bytes[..end]), Found::More, "{form:?} up to {end}");
             }
         }
