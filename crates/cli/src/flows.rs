@@ -151,7 +151,7 @@ fn outcome(flow: &Flow) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use offramp_control::App;
+    use offramp_control::{App, Told, ToldBy};
 
     use super::*;
 
@@ -168,6 +168,7 @@ mod tests {
             protocol: Protocol::Tcp,
             source: "198.18.0.1:40000".into(),
             target: "example.com:443".into(),
+            told: None,
             way: Way::Relay,
             upstream: Some("proxy.example:443".into()),
             sent: 80,
@@ -202,6 +203,15 @@ FLOW  APP   PID  TARGET                WAY      UPSTREAM           SENT  RECEIVE
         opening.state = FlowState::Opening;
         let begin = line(&FlowEvent::Begin { flow: opening });
         assert_eq!(begin, "begin #7 curl[42] tcp example.com:443\n");
+        let mut told = flow();
+        told.target = "203.0.113.5:443".into();
+        told.told = Some(Told {
+            name: "example.com".into(),
+            by: ToldBy::Sni,
+        });
+        let begin = line(&FlowEvent::Begin { flow: told });
+        let expected = "begin #7 curl[42] tcp 203.0.113.5:443 (sni example.com) relay via";
+        assert!(begin.starts_with(expected), "{begin}");
         let end = line(&FlowEvent::End { flow: flow() });
         assert!(
             end.ends_with(", sent 80 B, received 2.0 KiB, 12 ms\n"),
