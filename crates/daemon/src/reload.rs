@@ -155,11 +155,9 @@ impl Shared {
                 // The process is gone, and somebody holds its socket; or nothing claims it.
                 None => Arc::new(retained(claims, before, &policy.rules)),
             };
-            let fresh = match (way.target.address(), way.name) {
-                (Some(address), Some(name)) => {
-                    decide_told(&policy.rules, &now, address, name, &world)
-                }
-                _ => decide(&policy.rules, &now, way.target, &world),
+            let fresh = match way.name {
+                Some(name) => decide_told(&policy.rules, &now, way.target, name, &world),
+                None => decide(&policy.rules, &now, way.target, &world),
             };
             (!is_same_way(way.verdict, &fresh.verdict), now)
         });

@@ -23,11 +23,8 @@ pub(crate) struct Decided {
 impl Shared {
     /// Whether the bytes of a flow to `target` are to be looked at.
     pub(crate) fn needs_name(&self, claims: &Claims, target: &Target) -> bool {
-        let Host::Address(address) = target.host else {
-            return false;
-        };
         let world = self.world.borrow();
-        needs_name(&self.policy().rules, claims, address, &world)
+        needs_name(&self.policy().rules, claims, target, &world)
     }
 
     /// Decides about a flow of which the app may have told a name: the table in [`super`].
@@ -42,7 +39,7 @@ impl Shared {
         };
         let name = &told.name;
         let decision = self
-            .held(|rules, world| decide_told(rules, claims, *address, name, world))
+            .held(|rules, world| decide_told(rules, claims, target, name, world))
             .await;
         if !matches!(decision.verdict, Verdict::Direct(_)) {
             let name = Some(name.clone());
