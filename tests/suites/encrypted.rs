@@ -1,9 +1,9 @@
-//! Apps with a resolver of their own that encrypts: with `RefuseEncryptedResolvers` they do without
-//! it, and their targets have names.
+//! Which names a profile is for: apps with a resolver of their own that encrypts do without it under
+//! `RefuseEncryptedResolvers`, and browsers are claimed for `BrowserDomains`.
 
 use std::time::{Duration, Instant};
 
-use offramp_tests::{Daemon, Finished, Gateway, Lab, Running, wait_until};
+use offramp_tests::{Daemon, Finished, Gateway, Lab, Running, User, wait_until};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -276,4 +276,84 @@ fn what_is_excluded_is_direct_and_what_is_added_is_refused() {
     assert_eq!(dig("excluded.test").trim(), "203.0.113.12");
     let below = dig("www.excluded.test");
     assert!(below.starts_with("198.1"), "{below}");
+}
+
+/// Where browsers are installed, and two programs that are none until an entry says so.
+const BROWSERS: &str = "
+    for folder in /usr/share/applications /usr/local/share/applications /home; do
+        mkdir -p $folder; mount -t tmpfs tmpfs $folder
+    done
+    for name in browser editor own; do cp /usr/bin/curl $1/$name; done
+    entry() { printf '[Desktop Entry]\\nExec=%s %%%%U\\nMimeType=%s\\n' \"$2\" \"$3\" >\"$1\"; }
+    entry /usr/share/applications/lab.Browser.desktop $1/browser 'text/html;x-scheme-handler/https;'
+    entry /usr/share/applications/lab.Editor.desktop $1/editor 'text/html;'
+    mkdir -p /home/one/.local/share/applications
+    entry /home/one/.local/share/applications/own.desktop $1/own 'x-scheme-handler/https;'
+    chown -R 65534 /home/one";
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn browsers_are_claimed_for_their_names() {
+    let lab = Lab::new();
+    let _gateway = Gateway::start(&lab);
+    let folder = lab.directory().join("programs");
+    std::fs::create_dir(&folder).expect("it is new");
+    let folder = folder.display().to_string();
+    let set_up = lab
+        .client()
+        .run(&["sh", "-euc", BROWSERS, "sh", &folder])
+        .success();
+    assert_eq!(set_up, "");
+    let own = json!({ "BrowserDomains": ["origin.test"] });
+    let daemon = Daemon::start_with(&lab, &[profile(refusing(), own)]);
+    // Who the origin saw: the gateway, or the client itself.
+    let peer = |user, name: &str, host: &str| {
+        let program = format!("{folder}/{name}");
+        let url = format!("http://{host}/");
+        let said = lab.client().run_as(user, &[&program, "-sS", "-4", &url]);
+        let said = said.success();
+        let relayed = said.contains("peer=10.90.2.2:");
+        assert!(relayed || said.contains("peer=10.90.1.2:"), "{said}");
+        relayed
+    };
+    let (root, nobody) = (User::Root, User::Nobody);
+    for (user, name, host, expected) in [
+        (root, "browser", "origin.test", true),
+        (nobody, "browser", "origin.test", true),
+        (root, "browser", "other.test", false),
+        (root, "browser", "203.0.113.10", false),
+        (root, "editor", "origin.test", false),
+        // A user's own entry is for this user alone.
+        (nobody, "own", "origin.test", true),
+        (root, "own", "origin.test", false),
+    ] {
+        assert_eq!(peer(user, name, host), expected, "{user:?} {name} {host}");
+    }
+    // The names of resolvers of their own are not told to browsers, whose others are left alone.
+    let dig = format!("{folder}/browser-dig");
+    lab.client().sh(&format!(
+        "cp /usr/bin/dig {dig}
+         printf '[Desktop Entry]\\nExec={dig}\\nMimeType=x-scheme-handler/https;\\n' \
+             >/usr/share/applications/dig.desktop"
+    ));
+    let look_up = |name| {
+        let line = [&*dig, "+tries=1", "+time=20", "@10.90.4.2", name];
+        lab.client().run(&line).success()
+    };
+    wait_until("the browser that was installed is known", LIMIT, || {
+        look_up("dns.google").contains("NXDOMAIN")
+    });
+    assert!(look_up("other.test").contains("203.0.113.11"));
+    assert!(look_up("origin.test").contains("198.1"));
+
+    let said = daemon.offramp(&["explain", "--exe", &format!("{folder}/browser")]);
+    let said = said.success();
+    assert!(said.contains("BrowserDomains: app:lab.Browser"), "{said}");
+    assert!(said.contains("app:own of 65534"), "root is told: {said}");
+
+    lab.client()
+        .sh("rm /usr/share/applications/lab.Browser.desktop");
+    wait_until("the browser that was removed is none", LIMIT, || {
+        !peer(root, "browser", "origin.test")
+    });
 }

@@ -31,6 +31,7 @@ pub(crate) use desktop::program_of;
 use file::Opened;
 use hash::Hashes;
 use people::People;
+pub(crate) use search::Browsers;
 use search::{Known, Wanted};
 use sources::Source;
 

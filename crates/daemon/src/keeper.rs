@@ -199,6 +199,7 @@ pub(crate) async fn follow_files(shared: Arc<Shared>, stop: CancellationToken) {
             seen = now;
             shared.reload().await;
         } else {
+            shared.follow_browsers().await;
             shared.follow_places().await;
         }
         // Whoever changes something lets go of these some time.

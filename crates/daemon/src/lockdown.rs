@@ -29,7 +29,15 @@ pub async fn lockdown(config: Config) -> anyhow::Result<()> {
     check_requirements(&config)?;
     let loaded = offramp_profile::load(&config.directories(), None);
     let rules = Profiles::new(loaded.profiles.iter().map(|profile| profile.rules.clone()));
-    let naming = count_rules(&rules);
+    let asks_for_browsers = |profile: &Arc<offramp_profile::Profile>| {
+        profile.rules.enabled && !profile.browser_domains.is_empty()
+    };
+    let naming = count_rules(&rules)
+        + loaded
+            .profiles
+            .iter()
+            .filter(|own| asks_for_browsers(own))
+            .count();
     if naming == 0 {
         for problem in &loaded.problems {
             tracing::warn!(problem = %problem, "profile problem");

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use crate::active::Active;
 use crate::ephemeral::Ephemeral;
+use crate::facts::Browsers;
 
 /// Names that are remembered for each pair of synthetic blocks.
 const NAMES: usize = 120_000;
@@ -19,6 +20,9 @@ const NAMES: usize = 120_000;
 pub(crate) struct Policy {
     pub(crate) loaded: Loaded,
     pub(crate) rules: Profiles,
+    pub(crate) browsers: Arc<Browsers>,
+    /// Rules for browsers that are a user's own.
+    own_browsers: BTreeMap<(ProfileId, String), u32>,
     pub(crate) active: BTreeMap<ProfileId, Arc<Active>>,
     names: BTreeMap<Blocks, Book>,
 }
@@ -47,17 +51,23 @@ impl Policy {
     /// Reads everything again. What is as it was before keeps its connections and names; a file
     /// that is bad now keeps what it said before.
     pub(crate) fn read(sources: &Sources<'_>, before: &Policy) -> Self {
-        let loaded = offramp_profile::load(sources.directories, Some(&before.loaded));
-        Self::with(loaded, sources, before)
+        let (loaded, browsers) = load(sources.directories, before);
+        Self::with(loaded, browsers, sources, before)
     }
 
     /// The same files with other profiles of `offramp run --server`.
     pub(crate) fn with_ephemeral(sources: &Sources<'_>, before: &Policy) -> Self {
-        Self::with(before.loaded.clone(), sources, before)
+        let browsers = Arc::clone(&before.browsers);
+        Self::with(before.loaded.clone(), browsers, sources, before)
     }
 
-    /// Other files.
-    pub(crate) fn with(loaded: Loaded, sources: &Sources<'_>, before: &Policy) -> Self {
+    /// Other files, or other browsers.
+    pub(crate) fn with(
+        loaded: Loaded,
+        browsers: Arc<Browsers>,
+        sources: &Sources<'_>,
+        before: &Policy,
+    ) -> Self {
         let own = sources
             .ephemeral
             .values()
@@ -68,7 +78,17 @@ impl Policy {
             .map(|profile| (Arc::clone(profile), None))
             .chain(own)
             .collect();
-        let rules = Profiles::new(all.iter().map(|(profile, _)| profile.rules.clone()));
+        let mut own_browsers = BTreeMap::new();
+        let rules = all.iter().map(|(profile, _)| {
+            let mut rules = profile.rules.clone();
+            for (rule, user) in browsers.rules(&rules, &profile.browser_domains) {
+                let own = |user| ((rules.id.clone(), rule.identifier.clone()), user);
+                own_browsers.extend(user.map(own));
+                rules.rules.push(rule);
+            }
+            rules
+        });
+        let rules = Profiles::new(rules);
         let common = (common_v4(), Some(sources.synthetic_v6));
         let book = before.names.get(&common).cloned();
         let mut names = BTreeMap::from([(common, book.unwrap_or_else(|| Book::new(common)))]);
@@ -99,9 +119,17 @@ impl Policy {
         Self {
             loaded,
             rules,
+            browsers,
+            own_browsers,
             active,
             names,
         }
+    }
+
+    /// Whose browser it is that a rule names, where it is one user's own.
+    pub(crate) fn browser_owner(&self, profile: &ProfileId, rule: &str) -> Option<u32> {
+        let rule = (profile.clone(), rule.to_owned());
+        self.own_browsers.get(&rule).copied()
     }
 
     /// The states as they are now.
@@ -159,6 +187,18 @@ impl Policy {
     pub(crate) fn books(&self) -> impl Iterator<Item = (&Blocks, &Book)> {
         self.names.iter()
     }
+}
+
+/// Reads the files of profiles, and looks for browsers where a profile asks for them; may block.
+pub(crate) fn load(directories: &Directories, before: &Policy) -> (Loaded, Arc<Browsers>) {
+    let loaded = offramp_profile::load(directories, Some(&before.loaded));
+    let asks =
+        |profile: &Arc<Profile>| profile.rules.enabled && !profile.browser_domains.is_empty();
+    let browsers = match loaded.profiles.iter().any(asks) {
+        true => Browsers::search(),
+        false => Browsers::default(),
+    };
+    (loaded, Arc::new(browsers))
 }
 
 /// The block of profiles that name none (RFC 2544 set it apart for benchmarks).

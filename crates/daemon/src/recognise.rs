@@ -309,7 +309,7 @@ impl Shared {
     }
 
     /// Asks the files about processes, beside the tasks that move bytes.
-    async fn ask<T: Send + 'static>(
+    pub(crate) async fn ask<T: Send + 'static>(
         self: &Arc<Self>,
         question: impl FnOnce(&Shared) -> Option<T> + Send + 'static,
     ) -> Option<T> {

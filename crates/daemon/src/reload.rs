@@ -8,7 +8,8 @@ use offramp_intercept::{Interest, Swept};
 use offramp_rules::{Claims, ProfileId, Profiles, Verdict, Why, decide, decide_told};
 
 use crate::ephemeral;
-use crate::policy::{Policy, Sources};
+use crate::facts::Browsers;
+use crate::policy::{self, Policy, Sources};
 use crate::recognise::retained;
 use crate::shared::Shared;
 
@@ -32,12 +33,13 @@ impl Shared {
     pub(crate) async fn reload(self: &Arc<Self>) -> bool {
         let _reloading = self.reloading.lock().await;
         let _word = Reloading::begin(self);
-        let loaded = self.load().await;
+        let (loaded, browsers) = self.load().await;
         let _changing = self.changing.lock().await;
         let directories = self.config.directories();
         let ephemeral = self.ephemeral();
         let before = self.policy();
-        let fresh = Policy::with(loaded, &self.sources(&directories, &ephemeral), &before);
+        let sources = self.sources(&directories, &ephemeral);
+        let fresh = Policy::with(loaded, browsers, &sources, &before);
         for problem in &fresh.loaded.problems {
             if !before.loaded.problems.contains(problem) {
                 tracing::warn!(problem = %problem, "profile problem");
@@ -67,15 +69,37 @@ impl Shared {
     }
 
     /// Reads the files of profiles, beside the tasks that move bytes.
-    async fn load(self: &Arc<Self>) -> offramp_profile::Loaded {
+    async fn load(self: &Arc<Self>) -> (offramp_profile::Loaded, Arc<Browsers>) {
         let shared = Arc::clone(self);
         let read = tokio::task::spawn_blocking(move || {
-            let before = shared.policy();
-            offramp_profile::load(&shared.config.directories(), Some(&before.loaded))
+            policy::load(&shared.config.directories(), &shared.policy())
         });
         match read.await {
             Ok(loaded) => loaded,
-            Err(_) => self.policy().loaded.clone(),
+            Err(_) => {
+                let policy = self.policy();
+                (policy.loaded.clone(), Arc::clone(&policy.browsers))
+            }
+        }
+    }
+
+    /// Puts the same profiles in force with the browsers that are installed by now.
+    pub(crate) async fn follow_browsers(self: &Arc<Self>) {
+        let look = |shared: &Shared| {
+            let is_current = shared.policy().browsers.is_current();
+            (!is_current).then(|| Arc::new(Browsers::search()))
+        };
+        let Some(browsers) = self.ask(look).await else {
+            return;
+        };
+        let _changing = self.changing.lock().await;
+        let (directories, ephemeral) = (self.config.directories(), self.ephemeral());
+        let (sources, before) = (self.sources(&directories, &ephemeral), self.policy());
+        let loaded = before.loaded.clone();
+        let fresh = Arc::new(Policy::with(loaded, browsers, &sources, &before));
+        match fresh.rules == before.rules {
+            true => drop(self.policy.send_replace(fresh)),
+            false => self.recognise(fresh, &before.rules).await,
         }
     }
 

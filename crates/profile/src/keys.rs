@@ -217,7 +217,12 @@ pub(crate) static PAYLOAD: &[Key] = &[
         Shape::List(&Shape::Text(Format::ExactDomain)),
         "Names that are reached directly, without those below them.",
     ),
-    later("BrowserDomains"),
+    key(
+        "BrowserDomains",
+        Shape::List(&Shape::Text(Format::Domain)),
+        "Names, with all below them, for which the profile claims browsers too: apps whose desktop \
+         entry handles x-scheme-handler/https.",
+    ),
     key(
         "NetworkRouting",
         Shape::Object(ROUTING),

@@ -71,6 +71,7 @@ fn every_key_has_an_effect() {
     shows("/Payload/UnavailableAction", json!("Direct"));
     shows("/Payload/ExcludedDomains", json!(["example.com"]));
     shows("/Payload/ExcludedFQDNs", json!(["example.com"]));
+    shows("/Payload/BrowserDomains", json!(["example.com"]));
     shows("/Payload/UserOverridableKeys", json!(["ExcludedDomains"]));
     shows(
         "/Payload/NetworkRouting/ExcludedRoutes",

@@ -54,6 +54,9 @@ impl Desk {
             let rules = findings
                 .into_iter()
                 .filter(|finding| is_visible(&policy, peer, &finding.claim.profile))
+                .filter(|finding| {
+                    sees_rule(&policy, peer, &finding.claim.profile, &finding.claim.rule)
+                })
                 .map(by_rule);
             inherited.into_iter().chain(rules)
         });
@@ -104,7 +107,9 @@ impl Desk {
             .rules
             .iter()
             .filter(|profile| sees_profile(peer, profile));
-        let mut notes: Vec<String> = limited.filter_map(of_some_names).collect();
+        let mut notes: Vec<String> = limited
+            .filter_map(|profile| of_some_names(&policy, peer, profile))
+            .collect();
         if decisions.is_empty() {
             notes.push("no profile is in force".into());
         }
@@ -179,8 +184,10 @@ fn by_rule(finding: offramp_rules::Finding) -> Finding {
 }
 
 /// Which rules of a profile are for some names alone.
-fn of_some_names(profile: &Profile) -> Option<String> {
-    let rules = profile.rules.iter().filter(|rule| rule.is_for_domains());
+fn of_some_names(policy: &Policy, peer: &Peer, profile: &Profile) -> Option<String> {
+    let rules = profile.rules.iter().filter(|rule| {
+        rule.is_for_domains() && sees_rule(policy, peer, &profile.id, &rule.identifier)
+    });
     let names: Vec<_> = rules.map(|rule| rule.identifier.as_str()).collect();
     (!names.is_empty()).then(|| {
         format!(
@@ -194,6 +201,12 @@ fn of_some_names(profile: &Profile) -> Option<String> {
 fn is_visible(policy: &Policy, peer: &Peer, id: &ProfileId) -> bool {
     let profile = policy.rules.find(id);
     profile.is_none_or(|profile| sees_profile(peer, profile))
+}
+
+/// Nobody is told which browsers others have installed for themselves.
+fn sees_rule(policy: &Policy, peer: &Peer, profile: &ProfileId, rule: &str) -> bool {
+    let owner = policy.browser_owner(profile, rule);
+    owner.is_none_or(|owner| sees(peer, owner))
 }
 
 fn sees_profile(peer: &Peer, profile: &Profile) -> bool {

@@ -39,6 +39,49 @@ pub(super) fn commands_of(text: &str, is_installed: impl Fn(&str) -> bool) -> Ve
     commands
 }
 
+/// What opens links to web pages, and how it is installed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Browser {
+    /// By the commands of its entry.
+    Entry,
+    Flatpak(String),
+    Snap(String),
+}
+
+/// What an installed entry means, where it opens links to web pages.
+pub(super) fn browser(entry: &Opened) -> Option<Browser> {
+    let text = entry.head(LONGEST);
+    browser_of(&String::from_utf8_lossy(&text), |program| {
+        super::search::installed(program).is_some()
+    })
+}
+
+/// The type of links to web pages (Shared MIME-info Specification, section 2.13).
+const WEB_LINK: &str = "x-scheme-handler/https";
+
+fn browser_of(text: &str, is_installed: impl Fn(&str) -> bool) -> Option<Browser> {
+    let own = text.lines().map(str::trim);
+    let own = own.skip_while(|line| *line != "[Desktop Entry]").skip(1);
+    let keys = own
+        .take_while(|line| !line.starts_with('['))
+        .filter_map(|line| line.split_once('='));
+    let value = |name: &str| {
+        let mut keys = keys.clone();
+        let (_, value) = keys.find(|(key, _)| key.trim_end() == name)?;
+        Some(unescape(value.trim_start()))
+    };
+    let types = value("MimeType")?;
+    if !types.split(';').any(|opened| opened == WEB_LINK) {
+        return None;
+    }
+    let is_there = !commands_of(text, is_installed).is_empty();
+    is_there.then(|| {
+        let flatpak = value("X-Flatpak").map(Browser::Flatpak);
+        let snap = || value("X-SnapInstanceName").map(Browser::Snap);
+        flatpak.or_else(snap).unwrap_or(Browser::Entry)
+    })
+}
+
 /// The program that a value of `Exec` executes in the end.
 pub(crate) fn program_of(line: &str) -> Option<String> {
     let command = split(&unescape(line));
@@ -180,6 +223,32 @@ mod tests {
         check("[Desktop Entry]\nTryExec=missing\nExec=x\n", &[]);
         check("[Desktop Entry]\nExec=x\nHidden=true\n", &[]);
         check("Exec=x\n", &[]);
+    }
+
+    #[test]
+    fn browsers_open_links() {
+        let check = |text: &str, expected: Option<Browser>| {
+            let found = browser_of(text, |program| program != "missing");
+            assert_eq!(found, expected, "{text}");
+        };
+        let web = "[Desktop Entry]\nMimeType=text/html;x-scheme-handler/https;\nExec=b %U\n";
+        check(web, Some(Browser::Entry));
+        check(
+            &format!("{web}X-Flatpak = org.b.B\n"),
+            Some(Browser::Flatpak("org.b.B".to_owned())),
+        );
+        check(
+            &format!("{web}X-SnapInstanceName=b\n[Desktop Action x]\nX-Flatpak=y\n"),
+            Some(Browser::Snap("b".to_owned())),
+        );
+        check(&format!("{web}Hidden=true\n"), None);
+        check(&format!("{web}TryExec=missing\n"), None);
+        check("[Desktop Entry]\nMimeType=x-scheme-handler/https\n", None);
+        check("[Desktop Entry]\nMimeType=text/html;\nExec=b\n", None);
+        check(
+            "[Other]\nMimeType=x-scheme-handler/https\n[Desktop Entry]\nExec=b\n",
+            None,
+        );
     }
 
     #[test]

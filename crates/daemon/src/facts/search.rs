@@ -1,5 +1,6 @@
 //! Finds on this machine what rules name.
 
+mod browsers;
 mod folders;
 mod known;
 mod wanted;
@@ -14,6 +15,7 @@ use super::file::{Opened, Place, name_of};
 use super::interpreter::{Family, Shebang};
 use folders::Folder;
 
+pub(crate) use browsers::Browsers;
 pub(super) use folders::{in_standard_folders, installed};
 pub(super) use known::Known;
 pub(super) use wanted::Wanted;
