@@ -47,16 +47,31 @@ impl<'lab> Capture<'lab> {
         capture
     }
 
+    /// Stops and says whether the first label of this name was on the wire until now, in DNS or what
+    /// looks like it.
+    pub fn heard(self, name: &str) -> bool {
+        let file = self.stop();
+        let label = name.split('.').next().unwrap_or_default();
+        let bytes = std::fs::read(file).expect("tcpdump has written it");
+        let mut windows = bytes.windows(label.len());
+        windows.any(|window| window.eq_ignore_ascii_case(label.as_bytes()))
+    }
+
     /// Stops and returns every packet that was on the wire until now.
     pub fn packets(self) -> Packets {
+        let file = self.stop();
+        let mut packets = read(&file);
+        packets.retain(|packet| !packet.is_marker());
+        Packets(packets)
+    }
+
+    fn stop(self) -> PathBuf {
         self.mark("the marker at the end");
         self.tcpdump.signal(Signal::SIGTERM);
         let finished = self.tcpdump.finish(LIMIT);
         let lost = finished.stderr.contains("\n0 packets dropped by kernel");
         assert!(lost, "tcpdump has not seen everything: {}", finished.stderr);
-        let mut packets = read(&self.file);
-        packets.retain(|packet| !packet.is_marker());
-        Packets(packets)
+        self.file
     }
 
     /// Sends a packet over the cable and waits until the file has it, so that the file also has

@@ -52,7 +52,7 @@ fn no_door_leads_past_the_proxy() {
         capture.packets().assert_only_gateway();
         assert_eq!(said.status.code(), Some(0), "{user:?}: {said}");
         let rows = doors(&said);
-        assert_eq!(rows.len(), 42, "{user:?}: {said}");
+        assert_eq!(rows.len(), 43, "{user:?}: {said}");
         for door in [
             "TCP",
             "TCP over IPv6",

@@ -12,7 +12,7 @@ mod watch;
 
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::process::Stdio;
 use std::time::Duration;
@@ -29,7 +29,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use self::attempt::{Attempt, Outcome};
 pub(crate) use self::doors::Given;
-use self::doors::{DOORS, Door, Family, HTTPS, Kind, Plan, Resolver};
+use self::doors::{AVAHI, DOORS, Door, Family, HTTPS, Kind, Plan, Resolver};
 use self::report::{Report, Row};
 use self::verdict::{Evidence, Verdict, judge};
 use self::watch::{Seen, Wanted, Watch};
@@ -42,6 +42,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// What the daemon and the devices tell after the doors have ended.
 const LATE: Duration = Duration::from_millis(300);
 const DNS: u16 = 53;
+/// Where neighbours are asked for names (RFC 6762).
+const MDNS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(224, 0, 0, 251), 5353);
 
 /// Status 1 where a door leads past the proxy, or may.
 pub(crate) async fn run(client: &Client, arguments: arguments::Leaktest) -> Result<(), Failure> {
@@ -205,7 +207,7 @@ impl Trial {
         let from = attempt.trace.local.map_or(0, |local| local.port());
         let target = attempt.trace.target.map(|target| target.ip());
         let target = target.or_else(|| door.kind.target(number, &self.plan).map(|t| t.ip()));
-        let is_lookup = matches!(door.kind, Kind::Lookup(_) | Kind::Libc);
+        let is_lookup = matches!(door.kind, Kind::Lookup(_) | Kind::Libc | Kind::Bus);
         let seen = self.seen.iter().find(|seen| {
             if is_lookup && seen.name.is_some() {
                 return seen.name.as_deref() == Some(label.as_str());
@@ -219,7 +221,8 @@ impl Trial {
     /// Whether the profile itself says that this target is reached directly.
     async fn is_direct(&self, client: &Client, number: usize, attempt: &Attempt) -> bool {
         let target = match (&DOORS[number].kind, &self.plan.target, attempt.trace.target) {
-            (Kind::Lookup(_) | Kind::Libc, ..) => {
+            (Kind::Service(AVAHI), ..) => ExplainTarget::Address(MDNS.to_string()),
+            (Kind::Lookup(_) | Kind::Libc | Kind::Bus, ..) => {
                 ExplainTarget::Name(doors::name(number, &self.plan))
             }
             // By its name, which may be what is excluded.

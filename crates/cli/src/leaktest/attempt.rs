@@ -1,5 +1,6 @@
 //! What the process under the profile does: tries all doors at once, and tells what came of each.
 
+mod bus;
 mod lookup;
 mod sockets;
 
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, unshare};
 use serde::{Deserialize, Serialize};
 
-use super::doors::{DOORS, Door, Kind, Plan};
+use super::doors::{self, DOORS, Door, Kind, Plan};
 use crate::arguments::LeaktestDoors;
 use crate::failure::{FAILED, Failure, USAGE};
 
@@ -126,7 +127,7 @@ fn perform(number: usize, door: &Door, plan: &Plan) -> Tried {
         (Kind::Lookup(_), None) => Ok(skipped("no resolver is configured")),
         (Kind::Libc, _) => Ok(lookup::libc(number, plan)),
         (Kind::Service(path), _) => lookup::service(path),
-        (Kind::Bus, _) => lookup::bus(),
+        (Kind::Bus, _) => bus::ask(&doors::name(number, plan)),
         (Kind::Child | Kind::Namespace, _) => apart(number, plan),
         (Kind::TargetTcp | Kind::TargetUdp | Kind::TargetQuic, _) => {
             sockets::given(door.kind, plan)

@@ -9,6 +9,12 @@ pub(super) const DISCARD: u16 = 9;
 pub(super) const HTTPS: u16 = 443;
 const DNS: u16 = 53;
 const DNS_OVER_TLS: u16 = 853;
+/// Where the system bus listens.
+pub(super) const BUS: &str = "/run/dbus/system_bus_socket";
+/// What its row is called.
+pub(super) const BUS_DOOR: &str = "DNS, D-Bus";
+/// The door to names on the local network.
+pub(super) const AVAHI: &str = "/run/avahi-daemon/socket";
 
 /// One way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +38,7 @@ pub(super) enum Kind {
     Libc,
     /// A Unix socket behind which somebody else looks names up.
     Service(&'static str),
-    /// D-Bus, which any program may ask for anything.
+    /// systemd-resolved over the system bus.
     Bus,
     DnsOverTls,
     Raw(Family),
@@ -88,7 +94,7 @@ const fn door(name: &'static str, kind: Kind) -> Door {
 }
 
 /// All, in the order in which they are shown.
-pub(super) const DOORS: [Door; 45] = {
+pub(super) const DOORS: [Door; 46] = {
     use Family::{V4, V6};
     [
         door("TCP", Kind::Tcp(V4, Via::Default)),
@@ -143,7 +149,8 @@ pub(super) const DOORS: [Door; 45] = {
             Kind::Service("/run/systemd/resolve/io.systemd.Resolve"),
         ),
         door("DNS, nscd's socket", Kind::Service("/run/nscd/socket")),
-        door("DNS, D-Bus", Kind::Bus),
+        door("DNS, avahi's socket", Kind::Service(AVAHI)),
+        door(BUS_DOOR, Kind::Bus),
         door("DNS over TLS", Kind::DnsOverTls),
         door("raw socket", Kind::Raw(V4)),
         door("raw socket over IPv6", Kind::Raw(V6)),

@@ -4,7 +4,7 @@ use offramp_control::ProfileState;
 use serde::Serialize;
 
 use super::attempt::Attempt;
-use super::doors::Door;
+use super::doors::{BUS_DOOR, Door};
 use super::verdict::Verdict;
 use crate::output::{self, Cell, Table, Tone};
 
@@ -40,6 +40,11 @@ impl Row {
             reason: told.1,
             milliseconds: attempt.took,
         }
+    }
+
+    /// Whether it is about a name that was told to systemd-resolved over the bus.
+    fn is_bus(&self) -> bool {
+        self.verdict == Verdict::Leaked && self.door == BUS_DOOR
     }
 
     /// A door whose test has not ended.
@@ -94,8 +99,9 @@ impl Report {
                 "The proxy is away ({reason}): doors are shut for now."
             ));
         }
-        if self.count(Verdict::Open) > 0 {
-            notes.push("No profile shuts a door to other programs that may be asked.".to_owned());
+        if self.rows.iter().any(Row::is_bus) {
+            let note = "No profile shuts the system bus, where any program may ask any other.";
+            notes.push(note.to_owned());
         }
         notes.push(match self.watched {
             true => "Known from the sockets, the daemon and the wire of this machine.".to_owned(),
@@ -113,7 +119,6 @@ impl Report {
             Verdict::Captured,
             Verdict::Refused,
             Verdict::Direct,
-            Verdict::Open,
             Verdict::Absent,
         ]
         .into_iter()
@@ -137,7 +142,6 @@ fn word(verdict: Verdict) -> (&'static str, Tone) {
         Verdict::Captured => ("captured", Tone::Good),
         Verdict::Refused => ("refused", Tone::Good),
         Verdict::Direct => ("direct", Tone::Doubtful),
-        Verdict::Open => ("open", Tone::Doubtful),
         Verdict::Leaked => ("LEAKED", Tone::Bad),
         Verdict::Unclear => ("unclear", Tone::Doubtful),
         Verdict::Absent => ("not there", Tone::Plain),
@@ -185,7 +189,7 @@ No leak: 2 captured, 1 refused.
                 .ends_with("LEAK: 1 leaked, 1 captured.\n")
         );
         assert!(!report(&[Verdict::Unclear]).is_tight());
-        assert!(report(&[Verdict::Direct, Verdict::Open, Verdict::Absent]).is_tight());
+        assert!(report(&[Verdict::Direct, Verdict::Absent]).is_tight());
     }
 
     #[test]

@@ -27,8 +27,6 @@ pub(super) enum Verdict {
     Refused,
     /// It leads straight to the target, as the profile says.
     Direct,
-    /// It leads to another program that may be asked; no profile shuts it.
-    Open,
     /// It leads past the proxy.
     Leaked,
     /// Nothing shows where it leads.
@@ -78,6 +76,10 @@ pub(super) fn judge(kind: Kind, attempt: &Attempt, evidence: &Evidence) -> (Verd
             Verdict::Captured,
             format!("answered with {address}, which stands for the name"),
         ),
+        _ if kind == Kind::Bus => {
+            let how = "systemd-resolved takes questions there, from every program";
+            out(evidence, with(attempt, how))
+        }
         _ => by_socket(kind, attempt, evidence),
     }
 }
@@ -108,11 +110,7 @@ fn refused(errno: i32, attempt: &Attempt, evidence: &Evidence) -> (Verdict, Stri
 
 fn opened(kind: Kind, evidence: &Evidence) -> (Verdict, String) {
     match kind {
-        Kind::Bus => (
-            Verdict::Open,
-            "systemd-resolved and others can be asked there".to_owned(),
-        ),
-        Kind::Service(path) => (Verdict::Leaked, format!("{path} takes questions")),
+        Kind::Service(path) => out(evidence, format!("{path} takes questions")),
         _ => out(evidence, "it can be opened".to_owned()),
     }
 }
@@ -312,7 +310,7 @@ mod tests {
             (UDP, attempt(none, 0, Silent), nothing(), Verdict::Leaked),
             (
                 LOOKUP,
-                attempt(none, 0, stand_in),
+                attempt(none, 0, stand_in.clone()),
                 nothing(),
                 Verdict::Captured,
             ),
@@ -324,11 +322,16 @@ mod tests {
             ),
             (
                 LOOKUP,
-                attempt(none, 0, foreign),
+                attempt(none, 0, foreign.clone()),
                 nothing(),
                 Verdict::Leaked,
             ),
-            (LOOKUP, attempt(none, 0, text), nothing(), Verdict::Leaked),
+            (
+                LOOKUP,
+                attempt(none, 0, text.clone()),
+                nothing(),
+                Verdict::Leaked,
+            ),
             (
                 Kind::Packet,
                 attempt("", 0, Opened),
@@ -341,7 +344,31 @@ mod tests {
                 nothing(),
                 Verdict::Leaked,
             ),
-            (Kind::Bus, attempt("", 0, Opened), nothing(), Verdict::Open),
+            (
+                Kind::Service("/x"),
+                attempt("", 0, Opened),
+                known(false, false, None, true),
+                Verdict::Direct,
+            ),
+            (Kind::Bus, attempt("", 0, text), nothing(), Verdict::Leaked),
+            (
+                Kind::Bus,
+                attempt("", 0, Silent),
+                nothing(),
+                Verdict::Leaked,
+            ),
+            (
+                Kind::Bus,
+                attempt("", 0, foreign),
+                nothing(),
+                Verdict::Leaked,
+            ),
+            (
+                Kind::Bus,
+                attempt("", 0, stand_in),
+                nothing(),
+                Verdict::Captured,
+            ),
             (
                 Kind::Bus,
                 attempt("", 0, Skipped("no".into())),

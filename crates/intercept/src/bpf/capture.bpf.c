@@ -27,6 +27,7 @@
 #include "connect.h"
 #include "peers.h"
 #include "packets.h"
+#include "doors.h"
 #include "relabel.h"
 #include "sweep.h"
 #include "mend.h"
@@ -63,43 +64,6 @@ int deliver(struct bpf_sk_lookup *ctx)
 	error = bpf_sk_assign(ctx, listener, 0);
 	bpf_sk_release(listener);
 	return error ? SK_DROP : SK_PASS;
-}
-
-/* ---- other doors of name resolution (Linux 6.7) ---- */
-
-static __always_inline int starts_with(const char *path, const char *door, int size)
-{
-	for (int i = 0; i < size; i++)
-		if (path[i] != door[i])
-			return 0;
-	return 1;
-}
-
-#define IS_DOOR(path, door) starts_with(path, door, sizeof(door))
-
-SEC("cgroup/connect_unix")
-int on_connect_unix(struct bpf_sock_addr *ctx)
-{
-	struct bpf_sock_addr_kern *kern;
-	char path[64] = {};
-	struct class *class;
-	struct label label;
-	const char *name;
-
-	if (!is_captured(&label, &class))
-		return 1;
-	kern = bpf_cast_to_kern_ctx(ctx);
-	/* Behind the family, sockaddr_un is the path. */
-	bpf_probe_read_kernel(path, sizeof(path) - 1, kern->uaddr + 2);
-	name = path;
-	if (IS_DOOR(name, "/run/systemd/resolve/io.systemd.Resolve") ||
-	    IS_DOOR(name, "/var/run/systemd/resolve/io.systemd.Resolve") ||
-	    IS_DOOR(name, "/run/nscd/socket") || IS_DOOR(name, "/var/run/nscd/socket")) {
-		count(COUNT_DOOR_CLOSED);
-		bpf_set_retval(-ECONNREFUSED);
-		return 0;
-	}
-	return 1;
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

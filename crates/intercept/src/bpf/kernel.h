@@ -76,8 +76,24 @@ struct dentry {
 	struct qstr d_name;
 };
 
+struct vfsmount {
+	struct dentry *mnt_root;
+};
+
+struct mount {
+	struct mount *mnt_parent;
+	struct dentry *mnt_mountpoint;
+	struct vfsmount mnt;
+};
+
 struct path {
+	struct vfsmount *mnt;
 	struct dentry *dentry;
+};
+
+struct fs_struct {
+	struct path root;
+	struct path pwd;
 };
 
 typedef struct {
@@ -99,8 +115,14 @@ struct file___6_13 {
 	file_ref_t f_ref;
 };
 
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+
 struct files_struct {
 	atomic_t count;
+	struct fdtable *fdt;
 };
 
 struct mm_struct {
@@ -123,6 +145,7 @@ struct task_struct {
 	struct signal_struct *signal;
 	struct nsproxy *nsproxy;
 	struct mm_struct *mm;
+	struct fs_struct *fs;
 	struct files_struct *files;
 	int tgid;
 	__u64 self_exec_id;
@@ -241,6 +264,7 @@ struct bpf_iter__udp {
 
 struct bpf_sock_addr_kern {
 	void *uaddr;
+	__u32 uaddrlen;
 };
 
 #pragma clang attribute pop
