@@ -1,5 +1,6 @@
 //! A profile at work: its upstream and the task that keeps it warm.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use offramp_profile::{Asset, Credentials, Method, Profile, Server};
@@ -10,6 +11,9 @@ use offramp_upstream::{
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+/// How many links there have been.
+static LINKS: AtomicU64 = AtomicU64::new(0);
 
 /// A profile at work.
 pub(crate) struct Active {
@@ -25,6 +29,7 @@ pub(crate) struct Link {
     servers: Result<Vec<offramp_upstream::Server>, String>,
     upstream: Result<Arc<Upstream>, String>,
     flows: Mutex<CancellationToken>,
+    number: u64,
     _tasks: JoinSet<()>,
     _stop: tokio_util::sync::DropGuard,
 }
@@ -144,9 +149,15 @@ impl Link {
             servers,
             upstream,
             flows: Mutex::default(),
+            number: LINKS.fetch_add(1, Ordering::Relaxed),
             _tasks: tasks,
             _stop: stop.drop_guard(),
         }
+    }
+
+    /// No other link of this daemon has it.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     /// Ends with the flows of this profile; see [`Link::cut`].

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use offramp_dns::{Lookup, NoAddress, Responder, Way, exchange_tcp};
+use offramp_dns::{Lookup, NoAddress, Responder, Source, Way, exchange_tcp};
 use offramp_intercept::{ClassId, Identity};
-use offramp_rules::{Claims, DomainName, Target, Verdict, Why, decide_name};
+use offramp_rules::{Claims, DomainName, Host, Target, Verdict, Why, decide, decide_name};
 
 use tokio::net::TcpStream;
 
@@ -57,9 +57,15 @@ impl AppLookup {
         Arc::clone(&self.book.responder)
     }
 
-    fn verdict(&self, name: &DomainName) -> Verdict {
+    /// Who asks whom.
+    pub(crate) fn ends(&self) -> &Ends {
+        &self.ends
+    }
+
+    fn verdict(&self, host: Host) -> Verdict {
         let world = Arc::clone(&self.shared.world.borrow());
-        decide_name(&self.shared.policy().rules, &self.claims, name, &world).verdict
+        let target = Target { host, port: 53 };
+        decide(&self.shared.policy().rules, &self.claims, &target, &world).verdict
     }
 
     /// Whether the program was recognised as no app after it had asked.
@@ -87,20 +93,28 @@ impl AppLookup {
 
 impl Lookup for AppLookup {
     fn way(&self, name: &DomainName) -> Way {
-        match self.verdict(name) {
-            Verdict::Direct(
-                Why::Excluded(..)
-                | Why::OtherDomain(_)
-                | Why::OnDemand(_)
-                | Why::Loopback
-                | Why::Unmanaged,
-            ) => Way::System,
-            Verdict::Refuse(Why::NotInForce(_)) => Way::Refuse,
-            Verdict::Refuse(Why::EncryptedResolver(..)) => Way::Absent,
-            // While the upstream is away the name still gets its address: the flow is refused, or
-            // let go direct, when it comes.
-            _ => Way::Relay,
-        }
+        let world = Arc::clone(&self.shared.world.borrow());
+        let decision = decide_name(&self.shared.policy().rules, &self.claims, name, &world);
+        way(&decision.verdict)
+    }
+
+    fn way_of(&self, address: IpAddr) -> Way {
+        way(&self.verdict(Host::Address(address)))
+    }
+
+    fn source(&self) -> Option<Source> {
+        let Verdict::Relay(profile) = self.verdict(ANYWHERE) else {
+            return None;
+        };
+        let number = self.shared.policy().active.get(&profile)?.link().number();
+        Some(Source { profile, number })
+    }
+
+    fn keep_ech(&self, _name: &DomainName) -> bool {
+        // Synthetic addresses tell the name; of true ones the flow has to.
+        let policy = self.shared.policy();
+        let mut claiming = policy.claiming(&self.claims);
+        !claiming.any(|active| active.profile.rules.real_addresses)
     }
 
     fn ipv6(&self) -> bool {
@@ -159,5 +173,22 @@ impl Lookup for AppLookup {
                 tracing::warn!(address = %address, error = %error, "excluded address stays closed");
             }
         }
+    }
+}
+
+fn way(verdict: &Verdict) -> Way {
+    match verdict {
+        Verdict::Direct(
+            Why::Excluded(..)
+            | Why::OtherDomain(_)
+            | Why::OnDemand(_)
+            | Why::Loopback
+            | Why::Unmanaged,
+        ) => Way::System,
+        Verdict::Refuse(Why::NotInForce(_)) => Way::Refuse,
+        Verdict::Refuse(Why::EncryptedResolver(..)) => Way::Absent,
+        // While the upstream is away the name still gets its address: the flow is refused, or let go
+        // direct, when it comes.
+        _ => Way::Relay,
     }
 }

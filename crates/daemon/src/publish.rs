@@ -23,8 +23,22 @@ impl Shared {
         for (class, claims) in self.classes() {
             self.publish_class(class, &claims, &policy, &world).await;
         }
+        self.forget_answers(&policy);
         // Those who wait for a state go on when the kernel programs know it too.
         self.world.send_replace(Arc::new(world));
+    }
+
+    /// What servers answered that are no longer asked, or are switched off, is forgotten.
+    fn forget_answers(&self, policy: &Policy) {
+        let off = self.off();
+        let stays = |source: &offramp_dns::Source| {
+            let active = policy.active.get(&source.profile);
+            !off.contains(&source.profile)
+                && active.is_some_and(|active| active.link().number() == source.number)
+        };
+        for (_, book) in policy.books() {
+            book.responder.retain(stays);
+        }
     }
 
     /// How things are now.

@@ -234,6 +234,13 @@ impl Shared {
             .ok()
     }
 
+    /// Sends the answer to a look-up to the app, as if the resolver that it asked had.
+    pub(crate) fn reply(&self, answer: &[u8], resolver: SocketAddr, app: SocketAddr) {
+        if let Err(error) = self.replies.send(answer, resolver, app) {
+            tracing::debug!(error = %error, "answer not delivered");
+        }
+    }
+
     /// Counts and tells what a limit refuses.
     pub(crate) fn refused(&self, what: What, limit: Reached, identity: &Identity, ends: &Ends) {
         Counts::add(&self.counts.over_budget);

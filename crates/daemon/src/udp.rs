@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use offramp_control::Way;
-use offramp_dns::Transport;
+use offramp_dns::{Begun, Transport};
 use offramp_intercept::{ClassId, Datagram, Identity, UdpIntake};
 use offramp_rules::{Claims, Protocol, Verdict};
 use tokio::sync::{mpsc, oneshot};
@@ -342,33 +342,35 @@ impl Desk {
             payload: query,
             identity,
         } = arrival;
+        let shared = &self.shared;
         let ends = ends(source, target);
-        let Some(share) = self.shared.share(What::Lookups, &identity, &ends) else {
-            return Counts::add(&self.shared.counts.dropped_datagrams);
+        let (Some(asked), Some(lookup)) = (
+            shared.capture.asked(target.ip()),
+            AppLookup::new(shared, identity, ends, claims),
+        ) else {
+            return;
         };
-        let undone = (source, target, query.clone());
-        let shared = Arc::clone(&self.shared);
-        let asked = self.lookups.spawn(async move {
-            let _share = share;
-            let (Some(asked), Some(lookup)) = (
-                shared.capture.asked(target.ip()),
-                AppLookup::new(&shared, identity, ends, claims),
-            ) else {
-                return;
-            };
-            let asked = SocketAddr::new(asked, target.port());
-            let responder = lookup.responder();
-            let answer = responder
-                .answer(query, asked, Transport::Udp, &lookup)
-                .await;
-            if let Some(answer) = answer {
-                let sent = shared.replies.send(&answer, target, source);
-                if let Err(error) = sent {
-                    tracing::debug!(error = %error, "answer not delivered");
-                }
+        let responder = lookup.responder();
+        let question = match responder.begin(query.clone(), Transport::Udp, &lookup) {
+            Begun::Done(answer) => {
+                return answer
+                    .into_iter()
+                    .for_each(|answer| shared.reply(&answer, target, source));
             }
+            Begun::Waits(question) => question,
+        };
+        let Some(share) = shared.share(What::Lookups, &identity, lookup.ends()) else {
+            return Counts::add(&shared.counts.dropped_datagrams);
+        };
+        let undone = (source, target, query);
+        let shared = Arc::clone(shared);
+        let waiting = self.lookups.spawn(async move {
+            let _share = share;
+            let asked = SocketAddr::new(asked, target.port());
+            let answer = responder.finish(question, asked, Transport::Udp, &lookup);
+            shared.reply(&answer.await, target, source);
         });
-        self.undone.insert(asked.id(), undone);
+        self.undone.insert(waiting.id(), undone);
     }
 
     fn begin(&mut self, leg: Leg, source: SocketAddr, identity: Identity, claims: Arc<Claims>) {

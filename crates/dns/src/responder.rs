@@ -6,21 +6,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::rdata::{A, AAAA, HINFO, PTR};
+use hickory_proto::rr::rdata::{HINFO, PTR};
 use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
-use tokio::time::timeout;
 
 use offramp_rules::DomainName;
 
+use crate::cache::{Cache, Cached, Source};
 use crate::message::{self, Asked, Received};
 use crate::{Family, Names, NoAddress, ResolveError, SystemResolver};
 
 use self::special::Special;
 
+mod far;
 mod special;
-
-/// How long an answer from the far side is waited for; apps ask again after five seconds.
-const FAR_LIMIT: Duration = Duration::from_secs(10);
 
 /// The bounds of how long an excluded name's address is approved for: apps keep addresses for
 /// longer than a TTL of zero, and a TTL of days is no reason to keep a table full.
@@ -61,12 +59,28 @@ pub trait Lookup: Send + Sync {
         0
     }
 
+    /// Which way flows to `address` go: its reverse name is looked up there.
+    fn way_of(&self, _address: IpAddr) -> Way {
+        Way::Relay
+    }
+
+    /// Whose far side is asked, for what is kept of its answers; `None`: nothing is kept.
+    fn source(&self) -> Option<Source> {
+        None
+    }
+
+    /// Whether apps may encrypt the name that they tell the server of `name` (Encrypted Client
+    /// Hello): no, where rules need it.
+    fn keep_ech(&self, _name: &DomainName) -> bool {
+        true
+    }
+
     /// A name has no address because a limit is reached; the look-up fails.
     fn no_address(&self, _why: NoAddress) {}
 
     /// Resolves at the far side what synthetic addresses cannot answer (MX, TXT, SRV, PTR, ...):
     /// raw query in, raw answer out. `asked` is the server that the app asked. Waited for at
-    /// most 10 s.
+    /// most 10 s, for HTTPS and SVCB 1 s.
     fn far(
         &self,
         query: Bytes,
@@ -82,12 +96,37 @@ pub trait Lookup: Send + Sync {
 pub struct Responder {
     names: Arc<Names>,
     system: SystemResolver,
+    cache: Cache,
+}
+
+/// A query as far as nobody has to be waited for.
+pub enum Begun {
+    /// It is answered, or to be dropped.
+    Done(Option<Bytes>),
+    /// [`Responder::finish`] has to wait for somebody.
+    Waits(Question),
+}
+
+/// A question whose answer comes from elsewhere.
+pub struct Question {
+    asked: Asked,
+    from: Elsewhere,
+}
+
+enum Elsewhere {
+    System,
+    /// For the name, where host names can express it.
+    Far(Option<DomainName>),
 }
 
 impl Responder {
     /// Synthetic addresses come from `names`, lookups of excluded names go to `system`.
     pub fn new(names: Arc<Names>, system: SystemResolver) -> Self {
-        Self { names, system }
+        Self {
+            names,
+            system,
+            cache: Cache::default(),
+        }
     }
 
     /// The addresses that the system's resolver has for a name.
@@ -113,74 +152,125 @@ impl Responder {
         transport: Transport,
         lookup: &L,
     ) -> Option<Bytes> {
-        let query = match Received::read(query) {
-            Received::Nothing => return None,
-            Received::Wrong(answer) => return Some(answer),
-            Received::Asked(query) => query,
-        };
-        let answer = self.resolve(&query, asked, transport, lookup).await;
-        Some(match transport {
-            Transport::Udp => query.fit_udp(answer),
-            Transport::Tcp => answer,
-        })
+        match self.begin(query, transport, lookup) {
+            Begun::Done(answer) => answer,
+            Begun::Waits(question) => Some(self.finish(question, asked, transport, lookup).await),
+        }
     }
 
-    async fn resolve<L: Lookup>(
+    /// Answers what needs nobody else, as synthetic addresses do.
+    pub fn begin<L: Lookup>(&self, query: Bytes, transport: Transport, lookup: &L) -> Begun {
+        let asked = match Received::read(query) {
+            Received::Nothing => return Begun::Done(None),
+            Received::Wrong(answer) => return Begun::Done(Some(answer)),
+            Received::Asked(asked) => asked,
+        };
+        match self.resolve(&asked, lookup) {
+            Ok(answer) => Begun::Done(Some(fit(&asked, answer, transport))),
+            Err(from) => Begun::Waits(Question { asked, from }),
+        }
+    }
+
+    /// Answers the rest; `asked` is the server that the app asked.
+    pub async fn finish<L: Lookup>(
         &self,
-        query: &Asked,
+        question: Question,
         asked: SocketAddr,
         transport: Transport,
         lookup: &L,
     ) -> Bytes {
-        if query.question.query_class() != DNSClass::IN {
-            return query.code(ResponseCode::Refused);
+        let Question { asked: query, from } = question;
+        let answer = match from {
+            Elsewhere::System => self.ask_system(&query, transport, lookup).await,
+            Elsewhere::Far(name) => self.ask_far(&query, name.as_ref(), asked, lookup).await,
+        };
+        fit(&query, answer, transport)
+    }
+
+    /// What is kept of the far side's answers, by name.
+    pub fn cached(&self) -> Vec<Cached> {
+        self.cache.entries()
+    }
+
+    /// Forgets the answers of other sources.
+    pub fn retain(&self, stays: impl Fn(&Source) -> bool) {
+        self.cache.retain(stays);
+    }
+
+    fn resolve<L: Lookup>(&self, query: &Asked, lookup: &L) -> Result<Bytes, Elsewhere> {
+        if query.class != DNSClass::IN {
+            return Ok(query.code(ResponseCode::Refused));
         }
-        if query.question.name().is_root() {
-            // No rule can name the root, so nothing says which way it would go.
-            return query.code(ResponseCode::Refused);
+        match query.kind {
+            // Not types of records (RFC 6895 section 3.1).
+            RecordType::ZERO | RecordType::OPT => return Ok(query.code(ResponseCode::FormErr)),
+            RecordType::AXFR | RecordType::IXFR => return Ok(query.code(ResponseCode::Refused)),
+            kind if is_meta(kind) => return Ok(query.code(ResponseCode::NotImp)),
+            _ => {}
         }
         let Some(name) = query.name() else {
-            return query.negative(ResponseCode::NXDomain);
+            return self.resolve_odd(query, lookup);
         };
         if let Some(special) = Special::always(&name) {
-            return special.answer(query);
+            return Ok(special.answer(query));
         }
-        if let Some(answer) = self.reverse(query, lookup.asker()) {
-            return answer;
+        let mut way = None;
+        if let Some(address) = reverse(&name) {
+            if let Some(answer) = self.reverse(query, address, lookup.asker()) {
+                return Ok(answer);
+            }
+            // Who knows the names of an address that is reached directly is near.
+            way = Some(lookup.way_of(address)).filter(|way| *way == Way::System);
         }
-        match lookup.way(&name) {
-            Way::Refuse => query.code(ResponseCode::Refused),
-            Way::Absent => query.negative(ResponseCode::NXDomain),
-            Way::System => self.ask_system(query, transport, lookup).await,
-            Way::Relay => self.relay(query, &name, asked, lookup).await,
+        match way.unwrap_or_else(|| lookup.way(&name)) {
+            Way::Refuse => Ok(query.code(ResponseCode::Refused)),
+            Way::Absent => Ok(query.negative(ResponseCode::NXDomain)),
+            Way::System => Err(Elsewhere::System),
+            Way::Relay => self.relay(query, name, lookup),
         }
     }
 
-    async fn relay<L: Lookup>(
+    /// A name that no host can have: the root, or one of a service ("My Printer._ipp._tcp…").
+    /// Rules are about what such a name ends with.
+    fn resolve_odd<L: Lookup>(&self, query: &Asked, lookup: &L) -> Result<Bytes, Elsewhere> {
+        let suffix = query.suffix();
+        if let Some(special) = suffix.as_ref().and_then(Special::always) {
+            return Ok(special.answer(query));
+        }
+        // No rule names what nobody has.
+        let stand_in = || DomainName::parse("invalid").expect("a name");
+        match lookup.way(&suffix.clone().unwrap_or_else(stand_in)) {
+            Way::Refuse => return Ok(query.code(ResponseCode::Refused)),
+            Way::Absent => return Ok(query.negative(ResponseCode::NXDomain)),
+            Way::System => return Err(Elsewhere::System),
+            Way::Relay => {}
+        }
+        let special = suffix.and_then(|suffix| Special::relayed(&suffix, query.kind));
+        match query.kind {
+            _ if special.is_some() => Ok(query.negative(ResponseCode::NXDomain)),
+            RecordType::ANY => Ok(query.records(&[least()])),
+            kind if !is_for_hosts(kind) => Err(Elsewhere::Far(None)),
+            _ if query.is_root() => Ok(query.negative(ResponseCode::NoError)),
+            _ => Ok(query.negative(ResponseCode::NXDomain)),
+        }
+    }
+
+    fn relay<L: Lookup>(
         &self,
         query: &Asked,
-        name: &DomainName,
-        asked: SocketAddr,
+        name: DomainName,
         lookup: &L,
-    ) -> Bytes {
-        if let Some(special) = Special::relayed(name, query.question.query_type()) {
-            return special.answer(query);
+    ) -> Result<Bytes, Elsewhere> {
+        if let Some(special) = Special::relayed(&name, query.kind) {
+            return Ok(special.answer(query));
         }
-        match query.question.query_type() {
-            RecordType::A => self.synthetic(query, name, Family::V4, lookup),
-            RecordType::AAAA if lookup.ipv6() => self.synthetic(query, name, Family::V6, lookup),
-            // Passed on as they are, the hints in HTTPS and SVCB would lead around the names.
-            RecordType::AAAA | RecordType::HTTPS | RecordType::SVCB => {
-                query.negative(ResponseCode::NoError)
-            }
-            // RFC 8482 section 4.2.
-            RecordType::ANY => query.record(RData::HINFO(HINFO::new(
-                "RFC8482".to_owned(),
-                String::new(),
-            ))),
-            RecordType::AXFR | RecordType::IXFR => query.code(ResponseCode::Refused),
-            _ => ask_far(query, asked, lookup).await,
-        }
+        Ok(match query.kind {
+            RecordType::A => self.synthetic(query, &name, Family::V4, lookup),
+            RecordType::AAAA if lookup.ipv6() => self.synthetic(query, &name, Family::V6, lookup),
+            RecordType::AAAA => query.negative(ResponseCode::NoError),
+            RecordType::ANY => query.records(&[least()]),
+            _ => return Err(Elsewhere::Far(Some(name))),
+        })
     }
 
     fn synthetic<L: Lookup>(
@@ -191,8 +281,7 @@ impl Responder {
         lookup: &L,
     ) -> Bytes {
         match self.names.address_for(name, family, lookup.asker()) {
-            Ok(IpAddr::V4(address)) => query.record(RData::A(A(address))),
-            Ok(IpAddr::V6(address)) => query.record(RData::AAAA(AAAA(address))),
+            Ok(address) => query.address(address),
             Err(why) => {
                 lookup.no_address(why);
                 query.code(ResponseCode::ServFail)
@@ -201,12 +290,7 @@ impl Responder {
     }
 
     /// The answer to a reverse lookup of an address of ours or of loopback.
-    fn reverse(&self, query: &Asked, asker: u32) -> Option<Bytes> {
-        let block = query.question.name().parse_arpa_name().ok()?;
-        let address = block.addr();
-        if block.prefix_len() != block.max_prefix_len() {
-            return None;
-        }
+    fn reverse(&self, query: &Asked, address: IpAddr, asker: u32) -> Option<Bytes> {
         let name = if address.is_loopback() {
             Name::from_ascii("localhost.").ok()
         } else if self.names.contains(address) {
@@ -215,9 +299,9 @@ impl Responder {
         } else {
             return None;
         };
-        Some(match (name, query.question.query_type()) {
+        Some(match (name, query.kind) {
             (None, _) => query.negative(ResponseCode::NXDomain),
-            (Some(name), RecordType::PTR) => query.record(RData::PTR(PTR(name))),
+            (Some(name), RecordType::PTR) => query.records(&[RData::PTR(PTR(name))]),
             (Some(_), _) => query.negative(ResponseCode::NoError),
         })
     }
@@ -261,19 +345,39 @@ impl Responder {
     }
 }
 
-async fn ask_far<L: Lookup>(query: &Asked, asked: SocketAddr, lookup: &L) -> Bytes {
-    let answer = match timeout(FAR_LIMIT, lookup.far(query.raw.clone(), asked)).await {
-        Ok(Ok(answer)) => query.adopt(&answer),
-        Ok(Err(error)) => {
-            tracing::debug!(error = %error, "the far side gave no answer");
-            None
-        }
-        Err(_) => {
-            tracing::debug!("the far side did not answer in time");
-            None
-        }
-    };
-    answer.unwrap_or_else(|| query.code(ResponseCode::ServFail))
+/// RFC 8482 section 4.2.
+fn least() -> RData {
+    RData::HINFO(HINFO::new("RFC8482".to_owned(), String::new()))
+}
+
+/// Types that are asked about hosts.
+fn is_for_hosts(kind: RecordType) -> bool {
+    matches!(
+        kind,
+        RecordType::A | RecordType::AAAA | RecordType::HTTPS | RecordType::SVCB
+    )
+}
+
+/// Questions that are no types of records, but for ANY (RFC 6895 section 3.1).
+fn is_meta(kind: RecordType) -> bool {
+    matches!(u16::from(kind), 128..=254)
+}
+
+/// The address whose reverse name this is.
+fn reverse(name: &DomainName) -> Option<IpAddr> {
+    if !name.as_str().ends_with(".arpa") {
+        return None;
+    }
+    let name = Name::from_ascii(format!("{name}.")).ok()?;
+    let block = name.parse_arpa_name().ok()?;
+    (block.prefix_len() == block.max_prefix_len()).then(|| block.addr())
+}
+
+fn fit(query: &Asked, answer: Bytes, transport: Transport) -> Bytes {
+    match transport {
+        Transport::Udp => query.fit_udp(answer),
+        Transport::Tcp => answer,
+    }
 }
 
 #[cfg(test)]

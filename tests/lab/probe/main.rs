@@ -7,6 +7,7 @@
 mod bulk;
 mod heir;
 mod hold;
+mod lookups;
 mod many;
 mod socket;
 mod starts;
@@ -22,6 +23,7 @@ use anyhow::{Context, bail};
 const USAGE: &str = "offramp-probe tcp|udp [OPTION…] TARGET…, upload|download|ends-first TARGET \
                      BYTES, open|short COUNT TARGET…, starts same|fresh|replaced COUNT PROGRAM, \
                      hold TARGET TARGET6 UDP-TARGET, steady FLOWS MAKERS TARGET UDP-TARGET NAME, \
+                     lookups RESOLVER DOMAIN OUTSTANDING MILLISECONDS, \
                      heir SOCKET nothing|garbage|other|offer|state, \
                      traffic MILLISECONDS BANNER UDP-ECHO NAME:PORT [COMMAND…], \
                      ways list|at-start|at-work COMMAND…";
@@ -100,6 +102,15 @@ fn main() -> anyhow::Result<()> {
                 commands: commands.to_vec(),
             };
             traffic.go_on()
+        }
+        "lookups" => {
+            let [resolver, domain, outstanding, milliseconds] = rest else {
+                bail!(USAGE)
+            };
+            let milliseconds = milliseconds.parse().context("milliseconds")?;
+            let outstanding = outstanding.parse().context("a number of look-ups")?;
+            let duration = Duration::from_millis(milliseconds);
+            lookups::lookups(address(resolver)?, domain, outstanding, duration)
         }
         "open" | "short" => {
             let Some((count, targets)) = rest.split_first() else {

@@ -1,4 +1,5 @@
-use hickory_proto::rr::RecordType;
+use hickory_proto::op::{Edns as HickoryEdns, Message, MessageType, OpCode, Query};
+use hickory_proto::rr::{Name, Record};
 
 use super::*;
 
@@ -13,7 +14,7 @@ fn raw(message: &Message) -> Bytes {
     message.to_vec().unwrap().into()
 }
 
-fn asked(message: &Message) -> Box<Asked> {
+fn asked(message: &Message) -> Asked {
     match Received::read(raw(message)) {
         Received::Asked(asked) => asked,
         Received::Nothing | Received::Wrong(_) => panic!("not read: {message}"),
@@ -60,7 +61,7 @@ fn what_is_wrong_in_itself_says_so() {
 #[test]
 fn an_unknown_edns_version_is_refused_with_ours() {
     let mut message = query("a.example.", RecordType::A);
-    let mut edns = Edns::new();
+    let mut edns = HickoryEdns::new();
     edns.set_version(1);
     message.set_edns(edns);
     let Received::Wrong(answer) = Received::read(raw(&message)) else {
@@ -77,7 +78,7 @@ fn the_question_comes_back_as_it_was_spelled() {
     let message = query("wWw.ExAmPlE.cOm.", RecordType::A);
     let asked = asked(&message);
     assert_eq!(asked.name().unwrap().as_str(), "www.example.com");
-    let answer = asked.record(RData::A("198.18.1.1".parse().unwrap()));
+    let answer = asked.address("198.18.1.1".parse().unwrap());
     let sent = raw(&message);
     assert_eq!(answer[12..sent.len()], sent[12..]);
     let answer = Message::from_vec(&answer).unwrap();
@@ -90,7 +91,7 @@ fn flags_and_edns_follow_the_query() {
     let mut message = query("a.example.", RecordType::A);
     message.metadata.checking_disabled = true;
     message.metadata.authentic_data = true;
-    let mut edns = Edns::new();
+    let mut edns = HickoryEdns::new();
     edns.set_max_payload(4096).set_dnssec_ok(true);
     message.set_edns(edns);
     let answer = Message::from_vec(&asked(&message).negative(ResponseCode::NXDomain)).unwrap();
@@ -112,7 +113,7 @@ fn names_that_hosts_cannot_have_are_none() {
     let bytes = Name::from_labels([&b"\xff\x00"[..], b"example"]).unwrap();
     let puny = Name::from_ascii("xn--\u{61}.example.").unwrap();
     for name in [odd, dotted, bytes, puny, Name::root()] {
-        assert_eq!(domain_name(&name), None, "{name}");
+        assert_eq!(domain_name(name.iter()), None, "{name}");
     }
 }
 
@@ -182,19 +183,30 @@ fn addresses_of_the_whole_answer_section_are_found() {
 }
 
 #[test]
-fn over_udp_an_answer_is_cut_to_what_the_app_takes() {
+fn over_udp_an_answer_is_cut_behind_a_record() {
     let mut message = query("a.example.", RecordType::TXT);
-    let long = |size| Bytes::from(vec![0; size]);
-    let size = |message: &Message, size| asked(message).fit_udp(long(size)).len();
-    assert_eq!(size(&message, 512), 512);
-    assert_eq!(size(&message, 513), raw(&message).len());
-    let mut edns = Edns::new();
-    edns.set_max_payload(100);
-    message.set_edns(edns.clone());
-    assert_eq!(size(&message, 512), 512, "less than 512 means 512");
-    edns.set_max_payload(4096);
-    message.set_edns(edns);
-    assert_eq!(size(&message, 4096), 4096);
-    let cut = Message::from_vec(&asked(&message).fit_udp(long(4097))).unwrap();
-    assert!(cut.metadata.truncation && cut.edns.is_some());
+    let text = RData::TXT(hickory_proto::rr::rdata::TXT::new(vec!["x".repeat(80)]));
+    let long = answered(&message, &vec![("a.example.", 60, text); 10]);
+    let fit = |message: &Message| asked(message).fit_udp(long.clone().into());
+    let (question, record) = (raw(&message).len(), 93);
+    assert_eq!(long.len(), question + 10 * record);
+    let check = |message: &Message, count: usize, cut: bool| {
+        let answer = Message::from_vec(&fit(message)).unwrap();
+        assert_eq!(answer.answers.len(), count);
+        assert_eq!(answer.metadata.truncation, cut);
+        assert_eq!(answer.edns.is_some(), cut && message.edns.is_some());
+    };
+    check(&message, (512 - question) / record, true);
+    let mut edns = HickoryEdns::new();
+    for (payload, count, cut) in [
+        // Less than 512 means 512; what we say of ourselves has to fit as well.
+        (100, (512 - question - 11) / record, true),
+        (u16::try_from(long.len()).unwrap() - 1, 9, true),
+        (u16::try_from(long.len()).unwrap(), 10, false),
+        (4096, 10, false),
+    ] {
+        edns.set_max_payload(payload);
+        message.set_edns(edns.clone());
+        check(&message, count, cut);
+    }
 }

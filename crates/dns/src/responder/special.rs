@@ -2,7 +2,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use bytes::Bytes;
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::rdata::{A, AAAA};
+use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{RData, RecordType};
 
 use offramp_rules::DomainName;
@@ -18,6 +18,8 @@ pub(super) enum Special {
     Absent,
     /// The name exists and has no records.
     Empty,
+    /// By its addresses programs find out whether a network translates IPv4 (RFC 7050): it does not.
+    Ipv4Only,
 }
 
 impl Special {
@@ -44,6 +46,19 @@ impl Special {
         if within(name, "local") {
             return Some(Self::Absent);
         }
+        // Names of the home's network (RFC 8375), and of onion services, which no DNS knows and which
+        // nobody is to be told (RFC 7686).
+        if within(name, "home.arpa") || within(name, "onion") {
+            return Some(Self::Absent);
+        }
+        if name == "ipv4only.arpa" {
+            return Some(Self::Ipv4Only);
+        }
+        // A resolver that is known by name says here how it is reached encrypted (RFC 9462 section
+        // 5), past us.
+        if name.starts_with("_dns.") && kind == RecordType::SVCB {
+            return Some(Self::Empty);
+        }
         // A name of one label means something on this machine's network only; relayed it would
         // be read in the gateway's. Other types are left: top-level domains have NS and DS.
         let address = matches!(
@@ -54,13 +69,16 @@ impl Special {
     }
 
     pub(super) fn answer(self, query: &Asked) -> Bytes {
-        match (self, query.question.query_type()) {
-            (Self::Loopback, RecordType::A) => query.record(RData::A(A(Ipv4Addr::LOCALHOST))),
-            (Self::Loopback, RecordType::AAAA) => {
-                query.record(RData::AAAA(AAAA(Ipv6Addr::LOCALHOST)))
+        match (self, query.kind) {
+            (Self::Loopback, RecordType::A) => query.address(Ipv4Addr::LOCALHOST.into()),
+            (Self::Loopback, RecordType::AAAA) => query.address(Ipv6Addr::LOCALHOST.into()),
+            (Self::Ipv4Only, RecordType::A) => {
+                query.records(&[170, 171].map(|last| RData::A(A::new(192, 0, 0, last))))
             }
-            (Self::Loopback | Self::Empty, _) => query.negative(ResponseCode::NoError),
             (Self::Absent, _) => query.negative(ResponseCode::NXDomain),
+            (Self::Loopback | Self::Empty | Self::Ipv4Only, _) => {
+                query.negative(ResponseCode::NoError)
+            }
         }
     }
 }
