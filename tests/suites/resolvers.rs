@@ -1,16 +1,23 @@
 //! Look-ups of real programs beside the resolvers that machines have: managed ones work and no
-//! resolver hears of them, unmanaged ones get the real answers.
+//! resolver hears of them, unmanaged ones get the real answers, also while resolvers come and go.
 
 #[path = "resolvers/clients.rs"]
 mod clients;
+#[path = "resolvers/crowd.rs"]
+mod crowd;
+#[path = "resolvers/old.rs"]
+mod old;
 #[path = "resolvers/servers.rs"]
 mod servers;
 #[path = "resolvers/stage.rs"]
 mod stage;
+#[path = "resolvers/told.rs"]
+mod told;
 
 use offramp_tests::{Gateway, Lab};
 
 use crate::clients::{BROWSERS, Client, HEAVY, LIGHT};
+use crate::crowd::Crowd;
 use crate::servers::{Kind, Resolver};
 use crate::stage::{DOMAIN, Ruled, Stage};
 
@@ -22,13 +29,7 @@ fn check_all(
     managed: &[&Client],
     beside: &[&Client],
 ) -> Vec<String> {
-    let tag = format!("{:?}", resolver.kind).to_lowercase();
-    let name = |client: &Client, ruled: Ruled| {
-        let client = client
-            .label
-            .replace(|one: char| !one.is_ascii_alphanumeric(), "");
-        format!("{tag}-{ruled:?}-{client}.{DOMAIN}").to_lowercase()
-    };
+    let name = |client, ruled| name(resolver.kind, client, ruled);
     let heard = |client, ruled| {
         let mut heard = stage.asked_of_the_lab(&name(client, ruled));
         heard.extend(resolver.said_about(&name(client, ruled)));
@@ -57,6 +58,12 @@ fn check_all(
     wrong.into_iter().map(about).collect()
 }
 
+/// The name that this client asks for beside this resolver, and nobody else.
+fn name(kind: Kind, client: &Client, ruled: Ruled) -> String {
+    let client = (client.label).replace(|one: char| !one.is_ascii_alphanumeric(), "");
+    format!("{kind:?}-{ruled:?}-{client}.{DOMAIN}").to_lowercase()
+}
+
 #[test]
 #[ignore = "needs root and BPF: run scripts/test"]
 fn no_resolver_hears_of_managed_programs() {
@@ -79,15 +86,73 @@ fn no_resolver_hears_of_managed_browsers() {
     let _gateway = Gateway::start(&lab);
     let stage = Stage::new(&lab);
     let mut wrong = Vec::new();
+    let clients: Vec<&Client> = BROWSERS.iter().collect();
     for kind in [Kind::Unbound, Kind::Resolve] {
         let resolver = Resolver::start(&stage, kind);
-        let clients: Vec<&Client> = BROWSERS.iter().collect();
-        let beside = if kind == Kind::Resolve {
+        let beside = if kind == Kind::Unbound {
             &clients[..]
         } else {
             &[]
         };
         wrong.extend(check_all(&stage, &resolver, &clients, beside));
     }
+    // Which the C library never asks for, and Chromium's own resolver always.
+    let asked: Vec<String> = BROWSERS
+        .iter()
+        .map(|client| name(Kind::Unbound, client, Ruled::Unmanaged))
+        .filter(|name| {
+            let asked = stage.asked_of_the_lab(name);
+            asked.iter().any(|query| query.contains("[HTTPS]"))
+        })
+        .collect();
+    assert_eq!(asked.len(), 2, "with their own resolvers: {asked:?}");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What nobody on the client may send.
+const STRAY: &str = "port 853 or port 5353 or port 5355 \
+                     or port 53 and not (host 10.90.4.2 or host fd00:90:4::2)";
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn resolvers_come_and_go_during_look_ups() {
+    let lab = Lab::new();
+    let _gateway = Gateway::start(&lab);
+    let stage = Stage::new(&lab);
+    let remote = Resolver::start(&stage, Kind::Remote);
+    let capture = lab.capture_only(STRAY);
+    let mut crowd = Crowd::start(&stage);
+    crowd.goes_on();
+    let mut heard = Vec::new();
+    for kind in [
+        Kind::Dnsmasq,
+        Kind::Unbound,
+        Kind::Stub,
+        Kind::Resolve,
+        Kind::Nscd,
+    ] {
+        let mut resolver = Resolver::start(&stage, kind);
+        crowd.goes_on();
+        resolver.reload();
+        crowd.goes_on();
+        crowd.gap(|| resolver.restart());
+        if kind == Kind::Stub {
+            stage.resolvectl(&["dns", "eth0", "fd00:90:4::2"]);
+            crowd.goes_on();
+            stage.resolvectl(&["revert", "eth0"]);
+            crowd.goes_on();
+        }
+        remote.become_the_systems();
+        crowd.goes_on();
+        for name in crowd.names_of_managed() {
+            heard.extend(resolver.said_about(name));
+        }
+    }
+    for name in crowd.names_of_managed() {
+        heard.extend(stage.asked_of_the_lab(name));
+    }
+    let (wrong, counts) = crowd.end();
+    assert!(wrong.is_empty(), "{counts:?}\n{}", wrong.join("\n"));
+    assert!(heard.is_empty(), "{heard:#?}");
+    capture.packets().assert_only(|_| false);
 }

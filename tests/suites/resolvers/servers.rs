@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use offramp_tests::addresses::DNS;
-use offramp_tests::{ALL_MODULES, Running};
+use offramp_tests::{ALL_MODULES, Running, wait_until};
 
 use crate::stage::Stage;
 
@@ -71,6 +71,8 @@ pub(crate) struct Resolver<'stage> {
     stage: &'stage Stage<'stage>,
     pub(crate) kind: Kind,
     running: Option<Running>,
+    /// What it said before it was restarted.
+    said: String,
 }
 
 impl<'stage> Resolver<'stage> {
@@ -80,6 +82,7 @@ impl<'stage> Resolver<'stage> {
             stage,
             kind,
             running: None,
+            said: String::new(),
         };
         resolver.running = resolver.run();
         resolver.become_the_systems();
@@ -102,11 +105,31 @@ impl<'stage> Resolver<'stage> {
 
     fn run(&self) -> Option<Running> {
         let files = &self.stage.files;
-        let start = |command| Running::start(command).stop_with(Signal::SIGTERM);
+        // Before anybody is sent there.
+        let start = |command, at| {
+            let running = Running::start(command).stop_with(Signal::SIGTERM);
+            let line = [
+                "dig",
+                "+short",
+                "+time=1",
+                "+tries=1",
+                at,
+                "ready.apps.test",
+            ];
+            wait_until("the resolver answers", LIMIT, || {
+                self.stage
+                    .lab
+                    .client()
+                    .run(&line)
+                    .stdout
+                    .contains("203.0.113.15")
+            });
+            running
+        };
         match self.kind {
             Kind::Remote => None,
-            Kind::Dnsmasq => Some(start(dnsmasq(self.stage))),
-            Kind::Unbound => Some(start(unbound(self.stage))),
+            Kind::Dnsmasq => Some(start(dnsmasq(self.stage), "@127.0.0.1")),
+            Kind::Unbound => Some(start(unbound(self.stage), "@::1")),
             Kind::Nscd => Some(files.start_nscd()),
             Kind::Stub | Kind::Uplink | Kind::Resolve => Some(files.start_resolved(&format!(
                 "DNS={DNS}\nFallbackDNS=\nDNSSEC=no\nLLMNR=no\nMulticastDNS=no"
@@ -131,6 +154,24 @@ impl<'stage> Resolver<'stage> {
         }
     }
 
+    /// Ends it and starts it again.
+    pub(crate) fn restart(&mut self) {
+        self.said = self.says();
+        self.running = None;
+        self.running = self.run();
+        self.wait();
+    }
+
+    /// Has it read its settings again, or drop what it knows.
+    pub(crate) fn reload(&self) {
+        let running = self.running.as_ref().expect("it runs");
+        match self.kind {
+            Kind::Dnsmasq | Kind::Unbound => running.signal(Signal::SIGHUP),
+            Kind::Stub | Kind::Uplink | Kind::Resolve => running.signal(Signal::SIGUSR2),
+            Kind::Nscd | Kind::Remote => {}
+        }
+    }
+
     /// What it says about `name`.
     pub(crate) fn said_about(&self, name: &str) -> Vec<String> {
         let says = self.says();
@@ -139,8 +180,8 @@ impl<'stage> Resolver<'stage> {
     }
 
     fn says(&self) -> String {
-        let running = self.running.as_ref();
-        running.map(Running::complained).unwrap_or_default()
+        let now = self.running.as_ref().map(Running::complained);
+        format!("{}{}", self.said, now.unwrap_or_default())
     }
 }
 

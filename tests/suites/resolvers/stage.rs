@@ -107,6 +107,13 @@ impl<'lab> Stage<'lab> {
         self.replace("nsswitch.conf", |new| std::fs::write(new, text));
     }
 
+    /// Runs `resolvectl`, beside the profile.
+    pub(crate) fn resolvectl(&self, arguments: &[&str]) {
+        let mut command = self.files.command("usr/bin/resolvectl");
+        command.args(arguments);
+        Running::start(command).finish(LIMIT).success();
+    }
+
     fn replace(&self, name: &str, make: impl FnOnce(&Path) -> std::io::Result<()>) {
         let file = self.lab.directory().join("etc").join(name);
         let new = file.with_extension("new");

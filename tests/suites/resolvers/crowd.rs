@@ -1,0 +1,151 @@
+//! Programs that look names up without a pause, under the profile and beside it.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::process::{ChildStdin, Stdio};
+use std::time::{Duration, SystemTime};
+
+use offramp_tests::{Running, wait_until};
+
+use crate::stage::{DOMAIN, Ruled, Stage, ruling};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// What each of the programs is, and the words before the names.
+const PROGRAMS: [(&str, &[&str]); 3] = [
+    ("glibc", &["{dir}/ask"]),
+    ("musl", &["{dir}/ask-musl"]),
+    ("cares", &["node", "{dir}/ask.js"]),
+];
+
+/// All these programs, each of them twice.
+pub(crate) struct Crowd {
+    streams: Vec<Stream>,
+    gaps: Vec<RangeInclusive<u128>>,
+}
+
+struct Stream {
+    prefix: String,
+    ruled: Ruled,
+    running: Running,
+    input: ChildStdin,
+}
+
+impl Crowd {
+    pub(crate) fn start(stage: &Stage<'_>) -> Self {
+        let all = [Ruled::Managed, Ruled::Unmanaged]
+            .into_iter()
+            .flat_map(|ruled| PROGRAMS.map(|program| (ruled, program)));
+        let streams = all.map(|(ruled, (label, line))| Stream::start(stage, ruled, label, line));
+        Self {
+            streams: streams.collect(),
+            gaps: Vec::new(),
+        }
+    }
+
+    /// Waits until each of them has got further answers.
+    pub(crate) fn goes_on(&self) {
+        let counts = || self.streams.iter().map(Stream::count);
+        let before: Vec<usize> = counts().collect();
+        wait_until("everybody looks names up", LIMIT, || {
+            counts().zip(&before).all(|(now, before)| now > before + 3)
+        });
+    }
+
+    /// Does what leaves unmanaged programs without a resolver for a moment.
+    pub(crate) fn gap(&mut self, work: impl FnOnce()) {
+        let begin = now();
+        work();
+        self.gaps.push(begin..=now());
+        self.goes_on();
+    }
+
+    /// How the names of managed programs begin.
+    pub(crate) fn names_of_managed(&self) -> impl Iterator<Item = &str> {
+        let managed = |stream: &&Stream| stream.ruled == Ruled::Managed;
+        self.streams
+            .iter()
+            .filter(managed)
+            .map(|stream| stream.prefix.as_str())
+    }
+
+    /// Ends all of them; returns which answers were wrong, those left out that unmanaged programs
+    /// got in a gap, and for each program how many answers it got in all.
+    pub(crate) fn end(self) -> (Vec<String>, Vec<(String, usize)>) {
+        let mut wrong = Vec::new();
+        let mut counts = Vec::new();
+        for stream in self.streams {
+            let (prefix, ruled) = (stream.prefix.clone(), stream.ruled);
+            let answers = stream.end();
+            counts.push((prefix, answers.len()));
+            let in_gap = |answer: &Answer| {
+                (self.gaps.iter())
+                    .any(|gap| answer.begin <= *gap.end() && answer.end >= *gap.start())
+            };
+            let bad = |answer: &Answer| {
+                answer.ruled != Some(ruled)
+                    && (ruled == Ruled::Managed || answer.ruled.is_some() || !in_gap(answer))
+            };
+            wrong.extend(answers.into_iter().filter(bad).map(|answer| answer.line));
+        }
+        (wrong, counts)
+    }
+}
+
+impl Stream {
+    fn start(stage: &Stage<'_>, ruled: Ruled, label: &str, line: &[&str]) -> Self {
+        let directory = stage.lab.directory().display().to_string();
+        let fill = |word: &&str| word.replace("{dir}", &directory);
+        let line: Vec<String> = line.iter().map(fill).collect();
+        let prefix = format!("one-{ruled:?}-{label}").to_lowercase();
+        let mut command = stage.command_of(&line[0], ruled);
+        command.args(&line[1..]).args([&prefix, DOMAIN]);
+        command.stdin(Stdio::piped());
+        let mut running = Running::start(command);
+        Self {
+            prefix,
+            ruled,
+            input: running.input(),
+            running,
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.running.said().matches('\n').count()
+    }
+
+    fn end(self) -> Vec<Answer> {
+        drop(self.input);
+        let said = self.running.finish(LIMIT).success();
+        said.lines().map(Answer::read).collect()
+    }
+}
+
+struct Answer {
+    begin: u128,
+    end: u128,
+    /// Whom the address is for; nobody's in a failure.
+    ruled: Option<Ruled>,
+    line: String,
+}
+
+impl Answer {
+    fn read(line: &str) -> Self {
+        let mut words = line.split(' ');
+        let mut time = || words.next().and_then(|word| word.parse().ok());
+        let (begin, end) = (time(), time());
+        let address = words.nth(1).and_then(|word| word.parse::<IpAddr>().ok());
+        Self {
+            begin: begin.unwrap_or_else(|| panic!("{line}")),
+            end: end.unwrap_or_else(|| panic!("{line}")),
+            ruled: address.and_then(|address| ruling(&address)),
+            line: line.to_owned(),
+        }
+    }
+}
+
+/// Milliseconds of the clock that the programs tell.
+fn now() -> u128 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.expect("it is later than 1970").as_millis()
+}
