@@ -386,7 +386,10 @@ proptest! {
     }
 
     #[test]
-    fn what_is_printed_is_read_back(prefix in prefix(), name in name(), id in id()) {
+    fn what_is_printed_is_read_back(
+        prefix in prefix(), name in name(), id in id(), resolver in resolver(),
+    ) {
+        prop_assert_eq!(resolver.to_string().parse(), Ok(resolver));
         prop_assert_eq!(prefix.to_string().parse(), Ok(prefix));
         prop_assert_eq!(DomainName::parse(name.as_str()), Ok(name));
         let identity = Identity::Wrapper(id);
