@@ -20,6 +20,23 @@ fn with_local_networks() -> Value {
     profile
 }
 
+/// The status of `offramp leaktest`, and its rows.
+fn leaktest(lab: &Lab, daemon: &Daemon<'_>, user: User) -> (Option<i32>, Vec<Value>) {
+    let mut command = lab.client().command_as(user, binary("offramp"));
+    command.arg("--socket").arg(daemon.socket());
+    command.args(["leaktest", "--json", "--profile", PROFILE]);
+    let said = Running::start(command).finish(LIMIT);
+    let report: Value = serde_json::from_str(&said.stdout).unwrap_or_else(|_| panic!("{said}"));
+    let rows = report["rows"].as_array().expect("rows");
+    (said.status.code(), rows.clone())
+}
+
+fn verdict<'a>(rows: &'a [Value], door: &str) -> &'a str {
+    let row = rows.iter().find(|row| row["door"] == door);
+    row.and_then(|row| row["verdict"].as_str())
+        .expect("a row of this name")
+}
+
 /// What each spelling came to, as `knock.py` prints it.
 fn outcomes(said: &str) -> Vec<(&str, &str)> {
     said.lines()
@@ -261,6 +278,9 @@ fn neighbours_are_asked_for_names_where_local_networks_are_direct() {
     let mdns = "udp port 5353 or udp port 5355";
     for (local, profile) in [(false, Daemon::profile()), (true, with_local_networks())] {
         let daemon = Daemon::start_with(&lab, &[profile]);
+        let rows = leaktest(&lab, &daemon, User::Nobody).1;
+        let told = ["refused", "direct"][usize::from(local)];
+        assert_eq!(verdict(&rows, "DNS, avahi's socket"), told, "{rows:#?}");
         for user in USERS {
             let capture = lab.capture_only(mdns);
             let said = daemon
@@ -409,13 +429,8 @@ fn the_system_bus_stays_open_but_for_those_who_ask_names_there() {
         assert!(resolved.complained().contains(&name), "{user:?}");
 
         // What no hook can shut is found.
-        let mut command = lab.client().command_as(user, binary("offramp"));
-        command.arg("--socket").arg(daemon.socket());
-        command.args(["leaktest", "--json", "--profile", PROFILE]);
-        let report = Running::start(command).finish(LIMIT);
-        assert_eq!(report.status.code(), Some(1), "{report}");
-        let report: Value = serde_json::from_str(&report.stdout).expect("a report");
-        let rows = report["rows"].as_array().expect("rows");
+        let (status, rows) = leaktest(&lab, &daemon, user);
+        assert_eq!(status, Some(1), "{rows:#?}");
         let leaks: Vec<_> = rows
             .iter()
             .filter(|row| row["verdict"] == "leaked")
@@ -429,10 +444,7 @@ fn the_system_bus_stays_open_but_for_those_who_ask_names_there() {
             seen || reason.contains("systemd-resolved takes questions there"),
             "{reason}"
         );
-        let closed = |door| {
-            rows.iter()
-                .any(|row| row["door"] == door && row["verdict"] == "refused")
-        };
-        assert!(closed("DNS, systemd-resolved's socket"), "{rows:#?}");
+        let varlink = verdict(&rows, "DNS, systemd-resolved's socket");
+        assert_eq!(varlink, "refused", "{rows:#?}");
     }
 }

@@ -1,5 +1,6 @@
 //! Looks at everything that the daemon's work depends on, and says what to do about what is wrong.
 
+mod doors;
 mod network;
 
 use std::path::Path;
@@ -29,6 +30,7 @@ pub(crate) async fn examine(
         })
         .collect();
     checks.extend(network::examine(shared).await);
+    checks.extend(doors::examine(shared));
     checks.push(limits(shared, uid));
     if uid.is_none() {
         checks.push(dropped(shared));

@@ -1,6 +1,5 @@
 //! The network part of `doctor`: what is ours in it, and what others do to it.
 
-use std::path::Path;
 use std::time::Duration;
 
 use offramp_control::Check;
@@ -17,18 +16,11 @@ const TAKERS: &str = "find out what removes it: systemd-networkd (ManageForeignR
     ManageForeignRoutingPolicyRules=no in networkd.conf), NetworkManager \
     (unmanaged-devices=interface-name:offramp0), a script with `ip rule flush`";
 
-/// Unix sockets of resolvers, which are closed to apps from Linux 6.7 on.
-const DOORS: [&str; 2] = [
-    "/run/systemd/resolve/io.systemd.Resolve",
-    "/run/nscd/socket",
-];
-
 pub(super) async fn examine(shared: &Shared) -> Vec<Check> {
     let mut checks = vec![whole(shared), rules(shared).await];
     checks.extend(way(shared).await);
     checks.push(ipv6(shared).await);
     checks.push(neighbours());
-    checks.extend(doors(shared));
     checks
 }
 
@@ -175,27 +167,4 @@ fn neighbours() -> Check {
             all.join(", ")
         ),
     )
-}
-
-/// Ways of name resolution that cannot be closed here.
-fn doors(shared: &Shared) -> Option<Check> {
-    let name = "resolvers";
-    let open: Vec<_> = DOORS
-        .iter()
-        .filter(|door| Path::new(door).exists())
-        .collect();
-    if shared.capture.closes_doors() || open.is_empty() {
-        return None;
-    }
-    Some(warning(
-        name,
-        format!(
-            "apps can ask {} past the proxy: this kernel has no hook for it",
-            open.iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(" and ")
-        ),
-        "boot a kernel from 6.7 on; or stop nscd, and take `resolve` out of /etc/nsswitch.conf",
-    ))
 }
