@@ -77,6 +77,7 @@ async fn remove_class(shared: &Shared, class: ClassId, claims: &Claims) {
         ephemeral::forget(&shared.config.ephemeral(), profile);
         shared.reload_ephemeral().await;
     }
+    shared.approvals.forget(class).await;
     if let Err(error) = shared.capture.remove_class(class).await {
         tracing::warn!(class = %class, error = crate::chain(&error), "class not removed");
     }

@@ -139,6 +139,7 @@ pub(crate) async fn follow_events(
                 questions.tidy();
                 deciding.spawn(Arc::clone(&shared).find_questions());
                 deciding.spawn(Arc::clone(&shared).decide_lost());
+                deciding.spawn(Arc::clone(&shared).retire_approvals());
             }
         }
     }

@@ -5,6 +5,7 @@
 
 mod active;
 mod api;
+mod approvals;
 mod budget;
 mod classes;
 mod closing;

@@ -13,6 +13,7 @@ use offramp_rules::{Claims, DomainName, Host, Target, Verdict, Why, decide, deci
 use tokio::net::TcpStream;
 
 use crate::active::Link;
+use crate::approvals::{Answered, NotApproved};
 use crate::budget::Reached;
 use crate::policy::Book;
 use crate::refusals::What;
@@ -157,26 +158,42 @@ impl Lookup for AppLookup {
         upstream.resolve(query).await.map_err(io::Error::other)
     }
 
-    async fn approve(&self, addresses: &[(IpAddr, Duration)]) {
-        // Others wait for their verdict in the same class; and what another daemon has is its own.
+    async fn approve(&self, name: &DomainName, addresses: &[(IpAddr, Duration)]) -> bool {
+        // Others wait for their verdict in the same class.
+        let class = match self.identity.class {
+            ClassId::UNDECIDED => self.shared.find_class(&self.claims),
+            class => Some(class),
+        };
+        // What another daemon has is its own.
         let is_handed_over = self.shared.flows.successor().is_some();
-        if self.identity.class == ClassId::UNDECIDED || is_handed_over {
-            return;
-        }
-        for (address, _) in addresses {
-            if let Err(error) = self
-                .shared
-                .capture
-                .approve(self.identity.class, *address)
-                .await
-            {
-                tracing::warn!(address = %address, error = %error, "excluded address stays closed");
+        let Some(class) = class.filter(|_| !is_handed_over) else {
+            return true;
+        };
+        let answered = Answered {
+            class,
+            uid: self.identity.uid,
+            name,
+        };
+        match self.shared.approve(&answered, addresses).await {
+            Ok(()) => true,
+            Err(NotApproved::Limit(limit)) => {
+                let what = What::Addresses;
+                self.shared.refused(what, limit, &self.identity, &self.ends);
+                false
+            }
+            Err(NotApproved::Kernel(error)) => {
+                tracing::warn!(
+                    error = crate::chain(&error),
+                    "excluded address stays closed"
+                );
+                false
             }
         }
     }
 }
 
-fn way(verdict: &Verdict) -> Way {
+/// Which way the look-ups of a name go.
+pub(crate) fn way(verdict: &Verdict) -> Way {
     match verdict {
         Verdict::Direct(
             Why::Excluded(..)

@@ -133,7 +133,7 @@ pub(crate) struct NoClass;
 
 /// What resolvers are reached by that routing would not bring here (240.0.0.0/4, 2001:2::/48), and
 /// the device's own addresses.
-fn own_blocks() -> [Prefix; 3] {
+pub(crate) fn own_blocks() -> [Prefix; 3] {
     ["240.0.0.0/4", "2001:2::/48", "198.18.0.1/32"]
         .map(|text| text.parse().expect("all are blocks"))
 }

@@ -24,6 +24,8 @@ pub(crate) enum What {
     Lookups,
     /// Names of one user in a profile's table.
     Names,
+    /// Of excluded names.
+    Addresses,
 }
 
 impl What {
@@ -33,6 +35,7 @@ impl What {
             Self::Legs => "targets of UDP sockets",
             Self::Lookups => "look-ups at one time",
             Self::Names => "names",
+            Self::Addresses => "addresses of excluded names",
         }
     }
 }

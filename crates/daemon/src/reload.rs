@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use offramp_control::Lifecycle;
+use offramp_dns::Way;
 use offramp_intercept::{Interest, Swept};
 use offramp_rules::{Claims, ProfileId, Profiles, Verdict, Why, decide, decide_told};
 
@@ -110,12 +111,12 @@ impl Shared {
         self.ask_kernel(&policy).await;
         // Who asked the facts before they were learnt asks them again.
         self.see_rules();
-        let is_new = policy.rules != *before;
         self.policy.send_replace(policy);
-        if is_new {
-            self.disapprove_all().await;
-        }
+        // What is of rules that are gone waits until its apps are of others.
+        self.recheck_approvals(|way| matches!(way, Way::System | Way::Refuse))
+            .await;
         self.recognise_running(before).await;
+        self.recheck_approvals(|way| way == Way::System).await;
     }
 
     /// The same for what runs and is open. To be called with `changing` held.
@@ -123,8 +124,10 @@ impl Shared {
         // Classes of before keep for the kernel programs what they were until nobody is of them:
         // what is excluded goes on, and flows that begin are refused here.
         self.world.send_replace(Arc::new(self.survey().await));
+        let labelled = self.labelled().unwrap_or_default();
         let apps = self.recognise_all(before).await;
         self.publish().await;
+        self.carry_approvals(&labelled, &apps).await;
         self.end_classes(&apps).await;
         self.sweep().await;
         self.recheck_flows(&apps, before);
@@ -187,15 +190,6 @@ impl Shared {
         });
         if cut > 0 {
             tracing::info!(flows = cut, "flows cut that go another way now");
-        }
-    }
-
-    /// What names resolved to under the rules before need not be excluded under those of now.
-    async fn disapprove_all(&self) {
-        for class in self.classes().into_keys() {
-            if let Err(error) = self.capture.disapprove_all(class).await {
-                tracing::error!(class = %class, error = crate::chain(&error), "excluded addresses not taken back");
-            }
         }
     }
 

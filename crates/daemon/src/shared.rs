@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::Config;
 use crate::active::Link;
+use crate::approvals::Approvals;
 use crate::budget::{Budget, Reached, Share};
 use crate::classes::Classes;
 use crate::ephemeral::Ephemeral;
@@ -74,6 +75,8 @@ pub(crate) struct Shared {
     pub(crate) synthetic_v6: offramp_rules::Prefix,
     /// Whether relayed names have IPv6 addresses.
     pub(crate) ipv6: AtomicBool,
+    /// Addresses of excluded names.
+    pub(crate) approvals: Approvals,
     /// What is known of processes.
     pub(crate) facts: Facts,
     /// What was decided about programs when they started.
@@ -146,6 +149,7 @@ impl Shared {
         changed: Arc<Notify>,
     ) -> Self {
         let classes = Classes::new(&config.runtime);
+        let approvals = Approvals::new(&config.runtime);
         let (tcp_flows, udp_legs) = room(descriptors());
         Self {
             config,
@@ -167,6 +171,7 @@ impl Shared {
             lookups: Budget::new(LOOKUPS),
             waiting: Budget::new(WAITING),
             synthetic_v6,
+            approvals,
             ipv6: AtomicBool::new(false),
             facts: Facts::new(),
             verdicts: Verdicts::default(),
@@ -223,7 +228,7 @@ impl Shared {
         let budget = match what {
             What::Flows => &self.tcp_flows,
             What::Legs => &self.udp_legs,
-            What::Lookups | What::Names => &self.lookups,
+            What::Lookups | What::Names | What::Addresses => &self.lookups,
         };
         let taken = match what {
             What::Lookups => budget.take(identity.uid),

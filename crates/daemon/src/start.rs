@@ -20,7 +20,7 @@ use crate::shared::Shared;
 use crate::state::State;
 use crate::takeover::{self, Asked, Takeover};
 use crate::work::{Work, listen_at};
-use crate::{Config, classes, ephemeral, files, harden};
+use crate::{Config, approvals, classes, ephemeral, files, harden};
 
 /// Runs until `stop`, or until another daemon has taken over and the flows of this one have ended;
 /// `reload` is notified by SIGHUP. Ends with what was added to the machine removed, unless managed
@@ -118,7 +118,7 @@ async fn take_over(
     let taken = prepared.take_over(handed).await;
     let (capture, sockets) = taken.context("cannot capture")?;
     let shared = parts.assemble(capture, &sockets, state);
-    takeover::adopt(&shared, &known).await;
+    takeover::adopt(&shared, &known);
     prepare(&shared).await?;
     state.load_names(&shared.policy());
     let pid = asked.pid();
@@ -178,6 +178,7 @@ pub async fn uninstall(mut config: Config) -> anyhow::Result<()> {
 fn forget(config: &Config) {
     let _ = fs::remove_dir_all(config.ephemeral());
     classes::remove(&config.runtime);
+    approvals::remove(&config.runtime);
     // Last: it tells whose all the rest is.
     files::remove(&config.name_file());
 }
@@ -311,6 +312,8 @@ pub(crate) async fn restore(shared: &Shared) -> anyhow::Result<()> {
         removed.context("cannot remove an old class")?;
     }
     shared.restore_classes(used);
+    let approved = shared.approvals.restore(&shared.capture).await;
+    approved.context(left)?;
     for id in shared.ephemeral().into_keys() {
         if !shared.is_used(&id) {
             shared.remove_ephemeral(&id);

@@ -88,7 +88,12 @@ pub trait Lookup: Send + Sync {
     ) -> impl Future<Output = io::Result<Bytes>> + Send;
 
     /// Opens the way to addresses of an excluded name for this long, before the app is told them.
-    fn approve(&self, addresses: &[(IpAddr, Duration)]) -> impl Future<Output = ()> + Send;
+    /// False: that is not possible, and the look-up fails.
+    fn approve(
+        &self,
+        name: &DomainName,
+        addresses: &[(IpAddr, Duration)],
+    ) -> impl Future<Output = bool> + Send;
 }
 
 /// Answers queries.
@@ -114,7 +119,8 @@ pub struct Question {
 }
 
 enum Elsewhere {
-    System,
+    /// For the name, or what it ends with where host names cannot express it.
+    System(Option<DomainName>),
     /// For the name, where host names can express it.
     Far(Option<DomainName>),
 }
@@ -181,7 +187,10 @@ impl Responder {
     ) -> Bytes {
         let Question { asked: query, from } = question;
         let answer = match from {
-            Elsewhere::System => self.ask_system(&query, transport, lookup).await,
+            Elsewhere::System(name) => {
+                let name = name.as_ref();
+                self.ask_system(&query, name, transport, lookup).await
+            }
             Elsewhere::Far(name) => self.ask_far(&query, name.as_ref(), asked, lookup).await,
         };
         fit(&query, answer, transport)
@@ -225,7 +234,7 @@ impl Responder {
         match way.unwrap_or_else(|| lookup.way(&name)) {
             Way::Refuse => Ok(query.code(ResponseCode::Refused)),
             Way::Absent => Ok(query.negative(ResponseCode::NXDomain)),
-            Way::System => Err(Elsewhere::System),
+            Way::System => Err(Elsewhere::System(Some(name))),
             Way::Relay => self.relay(query, name, lookup),
         }
     }
@@ -242,7 +251,7 @@ impl Responder {
         match lookup.way(&suffix.clone().unwrap_or_else(stand_in)) {
             Way::Refuse => return Ok(query.code(ResponseCode::Refused)),
             Way::Absent => return Ok(query.negative(ResponseCode::NXDomain)),
-            Way::System => return Err(Elsewhere::System),
+            Way::System => return Err(Elsewhere::System(suffix)),
             Way::Relay => {}
         }
         let special = suffix.and_then(|suffix| Special::relayed(&suffix, query.kind));
@@ -309,6 +318,7 @@ impl Responder {
     async fn ask_system<L: Lookup>(
         &self,
         query: &Asked,
+        name: Option<&DomainName>,
         transport: Transport,
         lookup: &L,
     ) -> Bytes {
@@ -338,10 +348,10 @@ impl Responder {
             .filter(|(address, _)| !self.names.contains(*address))
             .map(|(address, ttl)| (address, ttl.clamp(APPROVED[0], APPROVED[1])))
             .collect();
-        if !approved.is_empty() {
-            lookup.approve(&approved).await;
+        match name.filter(|_| !approved.is_empty()) {
+            Some(name) if !lookup.approve(name, &approved).await => failed(),
+            _ => answer,
         }
-        answer
     }
 }
 

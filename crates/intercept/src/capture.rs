@@ -1,5 +1,6 @@
 //! Capture as a whole: start, classes, identities, stop.
 
+mod approvals;
 mod claim;
 mod config;
 mod labels;
@@ -7,7 +8,7 @@ mod mend;
 mod probe;
 mod takeover;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,7 +25,7 @@ use tokio::sync::Mutex;
 use crate::class::{Class, ClassId, RETURN_CLASS};
 use crate::events::{Event, Events};
 use crate::interest::Asking;
-use crate::maps::{Counter, Identity, MapError, Maps};
+use crate::maps::{Approval, Counter, Identity, MapError, Maps};
 use crate::namespace::Namespace;
 use crate::network::{Changes, ClassRoutes, Network, Survey};
 use crate::programs::{self, Loader, Places, Returning, skeleton::types};
@@ -39,9 +40,6 @@ pub use self::mend::{Mended, Repairs};
 pub use self::probe::{Probe, Way};
 pub use self::takeover::{Handed, Prepared};
 
-/// Single targets that a class may have approved at one time.
-const APPROVALS: usize = 4096;
-
 /// A running capture.
 pub struct Capture {
     maps: Maps,
@@ -51,8 +49,8 @@ pub struct Capture {
     namespace: Arc<Namespace>,
     classes: Mutex<BTreeMap<ClassId, Class>>,
     survey: Mutex<Survey>,
-    /// Single targets that are approved besides those of the class, the oldest first.
-    approvals: Mutex<BTreeMap<ClassId, VecDeque<Prefix>>>,
+    /// Single targets that are approved besides those of the class.
+    approvals: Mutex<BTreeMap<ClassId, BTreeSet<Prefix>>>,
     events: Mutex<Events>,
     changes: Mutex<Changes>,
     health: Health,
@@ -194,51 +192,6 @@ impl Capture {
         Ok(self.maps.clear_class(id)?)
     }
 
-    /// Lets a class reach `target` directly, beyond what [`Class::direct`] lists. Of too many the
-    /// oldest give way, and are relayed again. Does nothing for a class that is gone.
-    pub async fn approve(&self, id: ClassId, target: IpAddr) -> Result<(), StartError> {
-        let target = Prefix::host(target);
-        let classes = self.classes.lock().await;
-        if classes
-            .get(&id)
-            .is_none_or(|class| class.direct.contains(&target))
-        {
-            return Ok(());
-        }
-        let mut approvals = self.approvals.lock().await;
-        let of_class = approvals.entry(id).or_default();
-        if of_class.contains(&target) {
-            return Ok(());
-        }
-        let network = self.network.lock().await;
-        if of_class.len() >= APPROVALS
-            && let Some(oldest) = of_class.pop_front()
-        {
-            network.tables().unthrow(id, oldest).await?;
-            self.maps.disapprove(id, oldest)?;
-        }
-        // The guard first: with the route alone a packet would be dropped.
-        self.maps.approve(id, target)?;
-        network.tables().throw(id, target).await?;
-        of_class.push_back(target);
-        Ok(())
-    }
-
-    /// Takes back all that [`Capture::approve`] gave this class.
-    pub async fn disapprove_all(&self, id: ClassId) -> Result<(), StartError> {
-        let mut approvals = self.approvals.lock().await;
-        let Some(of_class) = approvals.get_mut(&id) else {
-            return Ok(());
-        };
-        let network = self.network.lock().await;
-        while let Some(target) = of_class.front().copied() {
-            network.tables().unthrow(id, target).await?;
-            self.maps.disapprove(id, target)?;
-            of_class.pop_front();
-        }
-        Ok(())
-    }
-
     /// Whose an accepted TCP flow is. To be asked once for each flow; none: reset it.
     pub fn identify_tcp(&self, source: SocketAddr, target: SocketAddr) -> Option<Identity> {
         self.maps.take_identity(source, target)
@@ -375,7 +328,7 @@ impl Capture {
             }
         };
         for target in wanted.difference(&known) {
-            self.maps.approve(id, *target)?;
+            self.maps.approve(id, *target, Approval::ByRule)?;
         }
         if let Some(singles) = self.approvals.lock().await.get_mut(&id) {
             singles.retain(|single| !wanted.contains(single) && !known.contains(single));

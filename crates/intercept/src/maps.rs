@@ -1,5 +1,6 @@
 //! The maps that the daemon and the kernel programs share.
 
+mod approved;
 mod keys;
 mod labels;
 mod plain;
@@ -10,9 +11,10 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
-use offramp_rules::{Prefix, Protocol};
+use offramp_rules::Protocol;
 
-use self::keys::{from_words, prefix, to_words, tuple};
+pub(crate) use self::approved::Approval;
+use self::keys::{from_words, to_words, tuple};
 pub(crate) use self::labels::{from_word, read_label, read_rows, to_word};
 pub(crate) use self::plain::{Plain, bytes, delete, get, open, put, value};
 use self::plain::{get_bytes, put_bytes};
@@ -277,37 +279,6 @@ impl Maps {
     pub(crate) fn forget_identity(&self, source: SocketAddr, target: SocketAddr) {
         let key = tuple(Protocol::Udp, source, target);
         let _ = self.identities.delete(bytes(&key));
-    }
-
-    pub(crate) fn approve(&self, class: ClassId, target: Prefix) -> Result<(), MapError> {
-        put_bytes(
-            &self.approved,
-            "approved",
-            bytes(&prefix(class, target)),
-            &[1],
-        )
-    }
-
-    pub(crate) fn disapprove(&self, class: ClassId, target: Prefix) -> Result<(), MapError> {
-        delete(&self.approved, "approved", &prefix(class, target))
-    }
-
-    /// Every approved target of `class`, what earlier runs left included.
-    pub(crate) fn approved(&self, class: ClassId) -> Vec<Prefix> {
-        let of_class = |key: Vec<u8>| {
-            let key: types::prefix = value(&key)?;
-            let of = u32::from_be(key.class);
-            if of >> 1 != u32::from(class.number()) {
-                return None;
-            }
-            let address = from_words(key.address);
-            let length = u8::try_from(key.length - 32).ok()?;
-            match address.to_ipv4_mapped() {
-                Some(v4) if of & 1 == 0 => Prefix::containing(v4.into(), length - 96).ok(),
-                _ => Prefix::containing(address.into(), length).ok(),
-            }
-        };
-        self.approved.keys().filter_map(of_class).collect()
     }
 
     /// Makes `addresses` the machine's own.

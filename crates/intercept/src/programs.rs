@@ -180,6 +180,8 @@ impl Loader {
             &progs.claim_sockets,
             &progs.mend_tcp,
             &progs.mend_udp,
+            &progs.note_tcp,
+            &progs.note_udp,
         ] {
             renew(&pins, program, |program| program.attach())?;
         }

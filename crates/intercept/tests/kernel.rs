@@ -1,5 +1,7 @@
 //! The capture alone, on the running kernel: labelled programs arrive here, others do not.
 
+#[path = "kernel/approvals.rs"]
+mod approvals;
 #[path = "kernel/exec.rs"]
 mod exec;
 #[path = "kernel/flows.rs"]

@@ -193,7 +193,6 @@ async fn state(shared: &Shared, paused: &Paused) -> State {
     let (flows, last_flow) = shared.flows.hand();
     let kept = |claims: Arc<offramp_rules::Claims>| KeptClaims::of(&claims);
     let verdicts = shared.verdicts.all().into_iter();
-    let approvals = shared.capture.approvals().await.into_iter();
     State {
         flows,
         last_flow,
@@ -201,9 +200,6 @@ async fn state(shared: &Shared, paused: &Paused) -> State {
         undone: paused.undone(),
         verdicts: verdicts
             .map(|(exec, verdict)| (exec, verdict.map(kept)))
-            .collect(),
-        approvals: approvals
-            .map(|(class, target)| (class.number(), target.to_string()))
             .collect(),
         rules: mark_of(&shared.policy().rules),
         last_run: shared.last_run(),

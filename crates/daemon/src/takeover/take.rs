@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nix::sys::socket::{Backlog, listen};
-use offramp_intercept::{ClassId, Handed};
+use offramp_intercept::Handed;
 use offramp_rules::ProfileId;
 use offramp_upstream::State as UpstreamState;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::give::{ended, mark_of, word};
+use super::give::{ended, word};
 use super::wire::{self, FORMAT, Message, State};
 use super::{TAKE, Takeover, WORD};
 use crate::Config;
@@ -179,16 +179,10 @@ pub(crate) async fn wait_until_connected(
 }
 
 /// Goes on with what the other one knew. To be called before anything is put in force.
-pub(crate) async fn adopt(shared: &Arc<Shared>, known: &State) {
+pub(crate) fn adopt(shared: &Arc<Shared>, known: &State) {
     for (exec, claims) in &known.verdicts {
         let verdict = claims.as_ref().map(|claims| Arc::new(claims.to_claims()));
         shared.verdicts.put(*exec, verdict);
     }
     shared.flows.go_on_behind(known.last_flow);
-    if known.rules == mark_of(&shared.policy().rules) {
-        let approvals = known.approvals.iter();
-        let approvals = approvals
-            .filter_map(|(class, target)| Some((ClassId::new(*class)?, target.parse().ok()?)));
-        shared.capture.adopt_approvals(approvals.collect()).await;
-    }
 }

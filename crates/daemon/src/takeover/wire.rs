@@ -86,8 +86,6 @@ pub(crate) struct State {
     pub(crate) undone: Vec<Undone>,
     /// What was decided about programs when they started.
     pub(crate) verdicts: Vec<(u32, Option<KeptClaims>)>,
-    /// Addresses of excluded names, by class.
-    pub(crate) approvals: Vec<(u16, String)>,
     /// Tells whether the rules are the same.
     pub(crate) rules: u64,
     pub(crate) last_run: u32,

@@ -41,8 +41,9 @@ impl Lookup for Lab {
         Ok(answer.to_vec().unwrap().into())
     }
 
-    async fn approve(&self, addresses: &[(IpAddr, Duration)]) {
+    async fn approve(&self, _: &DomainName, addresses: &[(IpAddr, Duration)]) -> bool {
         self.approved.lock().unwrap().extend(addresses);
+        true
     }
 }
 

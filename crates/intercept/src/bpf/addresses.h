@@ -29,7 +29,7 @@ static __always_inline int is_multicast(const __be32 *a)
 	return (a[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
 }
 
-static __always_inline int is_approved(__u32 class, const __be32 *a)
+static __always_inline struct approval *approval_of(__u32 class, const __be32 *a)
 {
 	struct prefix key = {
 		.length = 160,
@@ -38,7 +38,41 @@ static __always_inline int is_approved(__u32 class, const __be32 *a)
 		.address = { a[0], a[1], a[2], a[3] },
 	};
 
-	return bpf_map_lookup_elem(&approved, &key) != 0;
+	return bpf_map_lookup_elem(&approved, &key);
+}
+
+/* Notes that somebody uses the target. Times are CLOCK_MONOTONIC in units of 2^30 ns, a little more
+ * than a second, so that a busy flow does not write all the time. */
+static __always_inline void note_use(struct approval *approval, __u64 time)
+{
+	if (approval->used != (__u32)(time >> 30))
+		approval->used = time >> 30;
+}
+
+static __always_inline int is_approved(__u32 class, const __be32 *a)
+{
+	struct approval *approval = approval_of(class, a);
+
+	return approval && approval->state != APPROVAL_SHUT;
+}
+
+/* The same for what is about to use it. */
+static __always_inline int use_approved(__u32 class, const __be32 *a)
+{
+	struct approval *approval = approval_of(class, a);
+
+	if (!approval || approval->state == APPROVAL_SHUT)
+		return 0;
+	note_use(approval, bpf_ktime_get_coarse_ns());
+	return 1;
+}
+
+/* Whether it is not known yet if the target stays approved. */
+static __always_inline int is_in_doubt(__u32 class, const __be32 *a)
+{
+	struct approval *approval = approval_of(class, a);
+
+	return approval && approval->state == APPROVAL_SHUT;
 }
 
 /*

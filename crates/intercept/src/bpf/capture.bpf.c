@@ -31,6 +31,7 @@
 #include "relabel.h"
 #include "sweep.h"
 #include "mend.h"
+#include "uses.h"
 
 /* ---- the two ends of the pair ---- */
 

@@ -118,7 +118,7 @@ static __always_inline int judge(struct bpf_sock_addr *ctx, struct label *label,
 			return ECONNREFUSED;
 	} else {
 		if (is_loopback(a) || is_unspecified(a) || bpf_map_lookup_elem(&own, a) ||
-		    is_approved(label->class, a))
+		    use_approved(label->class, a))
 			return 0;
 		if (is_multicast(a))
 			return class->flags & CLASS_MULTICAST ? 0 : EPERM;

@@ -219,13 +219,25 @@ struct {
 	__type(value, struct owner);
 } identities SEC(".maps");
 
+/* Why a class reaches a target directly. */
+enum approval_state {
+	APPROVED_BY_RULE, /* for as long as the rule is there */
+	APPROVED_BY_NAME, /* a name that is excluded stands for it, or did; see uses.h */
+	APPROVAL_SHUT,	  /* about to be taken back, unless a socket is found that uses it */
+};
+
+struct approval {
+	__u32 state;
+	__u32 used; /* when it was last, see now() */
+};
+
 /* Targets that a class reaches directly, the same list as the throw routes of its table. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(max_entries, 131072);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct prefix);
-	__type(value, __u8);
+	__type(value, struct approval);
 } approved SEC(".maps");
 
 /* Sockets that the daemon tries the way with, and how many packets of each have left so far. */

@@ -251,7 +251,7 @@ static __always_inline int judge_foreign(struct __sk_buff *skb, struct bpf_sock 
 		return PASS;
 	if (class && set && bpf_get_netns_cookie(skb) == set->netns_cookie && !is_detoured(skb) &&
 	    tuple.target_port != bpf_htons(DNS_PORT) &&
-	    (is_approved(label.class, tuple.target) ||
+	    (use_approved(label.class, tuple.target) ||
 	     (class->flags & CLASS_MULTICAST && is_multicast(tuple.target))))
 		return PASS;
 	if (holders == 1) {
@@ -326,13 +326,15 @@ int on_egress(struct __sk_buff *skb)
 		return 1;
 	if (is_detoured(skb))
 		return drop(COUNT_EGRESS_DROP);
-	if (is_approved(owner->label.class, tuple.target))
+	if (use_approved(owner->label.class, tuple.target))
 		return 1;
 	if (class->flags & CLASS_MULTICAST && is_multicast(tuple.target))
 		return 1;
 	if (class->flags & CLASS_INBOUND && tuple.protocol == IPPROTO_TCP && !begins)
 		return 1;
-	return drop(COUNT_EGRESS_DROP);
+	count(COUNT_EGRESS_DROP);
+	/* Sent again a moment later, it goes where the doubt has ended. */
+	return is_in_doubt(owner->label.class, tuple.target) ? SILENT_DROP : 0;
 }
 
 SEC("cgroup_skb/ingress")
@@ -360,7 +362,7 @@ int on_ingress(struct __sk_buff *skb)
 		return 1;
 	if (class->flags & CLASS_INBOUND)
 		return 1;
-	if (parse(skb, &tuple, &begins) || !is_approved(owner->label.class, tuple.source))
+	if (parse(skb, &tuple, &begins) || !use_approved(owner->label.class, tuple.source))
 		return drop(COUNT_INGRESS_DROP);
 	return 1;
 }

@@ -1,13 +1,9 @@
 //! Passing a running capture from one process to another.
 
-use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use offramp_rules::Prefix;
-
 use super::{Capture, Claim, Config, StartError, load, netns_cookie, pins, put_to_work};
-use crate::class::ClassId;
 use crate::maps::Maps;
 use crate::namespace::Namespace;
 use crate::network::Network;
@@ -107,25 +103,5 @@ impl Capture {
         put_to_work(loader, &self.config, devices, &self.namespace, sockets)?;
         self.health.forget();
         self.refresh().await.map(drop)
-    }
-
-    /// The single targets that classes may reach directly; see [`Capture::approve`].
-    pub async fn approvals(&self) -> Vec<(ClassId, Prefix)> {
-        let approvals = self.approvals.lock().await;
-        let of_class = |(class, targets): (&ClassId, &std::collections::VecDeque<Prefix>)| {
-            let class = *class;
-            let targets: Vec<_> = targets.iter().map(|target| (class, *target)).collect();
-            targets
-        };
-        approvals.iter().flat_map(of_class).collect()
-    }
-
-    /// Goes on with the approvals of another process. To be called before any class is defined.
-    pub async fn adopt_approvals(&self, approvals: Vec<(ClassId, Prefix)>) {
-        let mut known = BTreeMap::<_, std::collections::VecDeque<_>>::new();
-        for (class, target) in approvals {
-            known.entry(class).or_default().push_back(target);
-        }
-        *self.approvals.lock().await = known;
     }
 }

@@ -36,6 +36,7 @@ plain!(
     types::sweep,
     types::tuple,
     types::prefix,
+    types::approval,
     u32,
     u64,
     [u32; 4]

@@ -253,11 +253,16 @@ impl Program {
 
     /// The next line of the program.
     pub(crate) fn answer(&mut self) -> String {
+        self.answer_within(5_000)
+    }
+
+    /// The same where it takes longer, in milliseconds.
+    pub(crate) fn answer_within(&mut self, limit: u16) -> String {
         let mut line = String::new();
         if self.output.buffer().is_empty() {
             let output = self.output.get_ref().as_fd();
             let mut waiting = [PollFd::new(output, PollFlags::POLLIN)];
-            let ready = poll(&mut waiting, 5_000u16).expect("a pipe can be waited for");
+            let ready = poll(&mut waiting, limit).expect("a pipe can be waited for");
             assert_eq!(ready, 1, "the program says nothing");
         }
         self.output.read_line(&mut line).expect("it prints text");
