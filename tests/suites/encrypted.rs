@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use offramp_tests::{Daemon, Finished, Gateway, Lab, Running, User, wait_until};
+use offramp_tests::{Daemon, Finished, Gateway, Lab, Running, User, port, wait_until};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -279,44 +279,85 @@ fn chromium(lab: &Lab, daemon: &Daemon<'_>, mode: &str) -> Finished {
     daemon.run(&line)
 }
 
-/// Chromium asks a resolver that its user has chosen; in its secure mode it asks no other.
+/// Whether Firefox gets a page, with a resolver of its own first (2) or alone (3).
+fn firefox(lab: &Lab, daemon: &Daemon<'_>, mode: u8) -> bool {
+    let folder = tempfile::Builder::new().tempdir_in(lab.directory());
+    let folder = folder.expect("the directory is ours");
+    let settings = format!(
+        "user_pref(\"network.trr.mode\", {mode});
+         user_pref(\"network.trr.uri\", \"https://dns.google/dns-query\");
+         user_pref(\"network.trr.custom_uri\", \"https://dns.google/dns-query\");
+         user_pref(\"network.captive-portal-service.enabled\", false);
+         user_pref(\"network.connectivity-service.enabled\", false);
+         user_pref(\"network.http.http3.enable\", false);"
+    );
+    std::fs::write(folder.path().join("user.js"), settings).expect("the directory is ours");
+    let (profile, picture) = (folder.path().display(), folder.path().join("page.png"));
+    let line = format!(
+        "timeout 25 firefox-esr --headless --no-remote --profile {profile} --screenshot {} \
+         http://v4.test/page",
+        picture.display()
+    );
+    lab.servers().forget();
+    daemon.run(&line.split(' ').collect::<Vec<_>>()).success();
+    let seen = lab.servers().seen();
+    seen.iter().any(|seen| seen.target.port() == port::HTTP)
+}
+
+/// Has Firefox believe what the lab's authority signed.
+fn trust_the_lab(lab: &Lab) {
+    let policies = json!({ "policies": {
+        "Certificates": { "Install": [lab.authority().certificate()] }
+    } });
+    let file = lab.directory().join("policies.json");
+    std::fs::write(&file, policies.to_string()).expect("the directory is ours");
+    lab.client().sh(&format!(
+        "mount -t tmpfs tmpfs /usr/lib/firefox-esr/distribution
+         cp {} /usr/lib/firefox-esr/distribution/policies.json",
+        file.display()
+    ));
+}
+
+/// A browser asks a resolver that its user has chosen, and another where it may; in its secure mode
+/// it asks no other.
 #[test]
 #[ignore = "needs root and BPF: run scripts/test"]
-fn chromium_with_a_resolver_of_its_own() {
+fn browsers_with_a_resolver_of_their_own() {
     let lab = Lab::new();
     let _gateway = Gateway::start(&lab);
     let resolver = Resolver::start(&lab);
+    trust_the_lab(&lab);
     let mut daemon = Daemon::start(&lab);
     let capture = lab.capture();
-    let said = chromium(&lab, &daemon, "secure");
-    assert!(
-        said.stdout.contains("ran 42"),
-        "{said}\n{}",
-        daemon.process().complained()
-    );
-    assert!(resolver.was_asked() > 0, "chromium asked another: {said}");
+    let said = chromium(&lab, &daemon, "secure").success();
+    assert!(said.contains("ran 42"), "{said}");
+    let asked = resolver.was_asked();
+    assert!(asked > 0, "chromium asked another: {said}");
+    assert!(firefox(&lab, &daemon, 3), "no page");
+    assert!(resolver.was_asked() > asked, "firefox asked another");
     let log = daemon.process().complained();
-    assert!(log.contains("target=203.0.113.10:443"), "{log}");
+    for port in [80, 443] {
+        let target = format!("target=203.0.113.10:{port}");
+        assert!(log.contains(&target), "no name is known: {log}");
+    }
     drop(daemon);
 
     let mut daemon = Daemon::start_with(&lab, &[profile(refusing(), json!({}))]);
-    let before = resolver.was_asked();
+    let asked = resolver.was_asked();
     let begin = Instant::now();
     let said = chromium(&lab, &daemon, "automatic").success();
     assert!(said.contains("ran 42"), "{said}");
-    let page = begin.elapsed();
+    assert!(firefox(&lab, &daemon, 2), "no page");
     let said = chromium(&lab, &daemon, "secure");
     assert!(!said.stdout.contains("ran 42"), "{said}");
-    assert!(
-        begin.elapsed() < LIMIT,
-        "{page:?}, then {:?}",
-        begin.elapsed()
-    );
-    assert_eq!(resolver.was_asked(), before, "a managed app has asked it");
+    assert!(begin.elapsed() < LIMIT, "{:?}", begin.elapsed());
+    assert_eq!(resolver.was_asked(), asked, "a managed app has asked it");
     capture.packets().assert_only_gateway();
     let log = daemon.process().complained();
-    assert!(log.contains("target=v4.test:443"), "{log}");
-    assert!(!log.contains("target=203.0.113.10:443"), "{log}");
+    for port in [80, 443] {
+        assert!(log.contains(&format!("target=v4.test:{port}")), "{log}");
+    }
+    assert!(!log.contains("target=203.0.113.10:"), "{log}");
 }
 
 /// Where browsers are installed, and two programs that are none until an entry says so.
