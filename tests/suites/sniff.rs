@@ -155,7 +155,7 @@ fn one_address_and_two_names() {
     let parts = script(&lab, "parts.py", include_str!("sniff/parts.py"));
     let said = daemon.run(&["/usr/bin/python3", &parts]).success();
     let lines: Vec<_> = said.lines().collect();
-    assert_eq!(lines.len(), 15, "{said}");
+    assert_eq!(lines.len(), 20, "{said}");
     for line in lines {
         let is_well = match line.split(' ').next() {
             Some("v4.test") => line.contains(" 10.90.1.2:"),

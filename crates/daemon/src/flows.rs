@@ -71,7 +71,7 @@ pub(crate) struct Record {
     id: u64,
     identity: Identity,
     executable: Arc<str>,
-    profile: ProfileId,
+    profile: Mutex<ProfileId>,
     claims: Mutex<Arc<Claims>>,
     legs: Mutex<Vec<LegRecord>>,
     protocol: Protocol,
@@ -84,7 +84,7 @@ pub(crate) struct Record {
     pub(crate) counters: Counters,
     way: AtomicU8,
     open: AtomicU8,
-    server: OnceLock<String>,
+    server: Mutex<Option<String>>,
     error: OnceLock<String>,
 }
 
@@ -154,7 +154,7 @@ impl Flows {
             id,
             executable: beginning.executable,
             identity: beginning.identity,
-            profile: beginning.profile,
+            profile: Mutex::new(beginning.profile),
             claims: Mutex::new(beginning.claims),
             legs: Mutex::new(Vec::new()),
             protocol: beginning.protocol,
@@ -166,7 +166,7 @@ impl Flows {
             counters: Counters::default(),
             way: AtomicU8::new(control::Way::Refused as u8),
             open: AtomicU8::new(control::FlowState::Opening as u8),
-            server: OnceLock::new(),
+            server: Mutex::default(),
             error: OnceLock::new(),
         });
         self.lock().insert(id, Arc::clone(&record));
@@ -212,7 +212,7 @@ impl Flows {
 
     pub(crate) fn count_of(&self, profile: &ProfileId, uid: Option<u32>) -> u64 {
         let counted = |record: &&Arc<Record>| {
-            record.profile == *profile && uid.is_none_or(|uid| uid == record.identity.uid)
+            record.profile() == *profile && uid.is_none_or(|uid| uid == record.identity.uid)
         };
         self.lock().values().filter(counted).count() as u64
     }
@@ -368,7 +368,8 @@ impl FlowGuard {
             .open
             .store(control::FlowState::Open as u8, Ordering::Relaxed);
         if let Some(server) = server {
-            let _ = self.record.server.set(server.to_owned());
+            let now = self.record.server.lock();
+            *now.expect("nothing panics with the server") = Some(server.to_owned());
         }
     }
 
@@ -401,6 +402,12 @@ impl FlowGuard {
             target: target.clone(),
             cut,
         }
+    }
+
+    /// The flow goes by another profile than it began with.
+    pub(crate) fn goes_by(&self, profile: ProfileId) {
+        let now = self.record.profile.lock();
+        *now.expect("nothing panics with the profile") = profile;
     }
 
     /// The app has told a name; the first one stays.
@@ -456,12 +463,12 @@ impl Drop for FlowGuard {
             app = &*record.executable,
             pid = record.identity.pid,
             uid = record.identity.uid,
-            profile = %record.profile,
+            profile = %record.profile(),
             protocol = %record.protocol,
             src.addr = %record.source,
             target = %record.target,
             way,
-            upstream = record.server.get(),
+            upstream = record.server(),
             bytes.sent = record.counters.sent(),
             bytes.received = record.counters.received(),
             duration_ms = record.began.elapsed().as_millis() as u64,
@@ -478,6 +485,19 @@ impl Record {
 
     fn legs(&self) -> MutexGuard<'_, Vec<LegRecord>> {
         self.legs.lock().expect("nothing panics with the legs")
+    }
+
+    fn profile(&self) -> ProfileId {
+        let profile = self.profile.lock();
+        profile.expect("nothing panics with the profile").clone()
+    }
+
+    /// The server that carries it.
+    fn server(&self) -> Option<String> {
+        let is_relayed = matches!(self.way(), control::Way::Relay);
+        let server = self.server.lock();
+        let server = server.expect("nothing panics with the server");
+        server.clone().filter(|_| is_relayed)
     }
 
     fn way(&self) -> control::Way {
@@ -505,7 +525,7 @@ impl Record {
                 executable: self.executable.to_string(),
                 command: None,
             },
-            profile: self.profile.to_string(),
+            profile: self.profile().to_string(),
             protocol: match self.protocol {
                 Protocol::Tcp => control::Protocol::Tcp,
                 Protocol::Udp => control::Protocol::Udp,
@@ -514,7 +534,7 @@ impl Record {
             target: self.target.to_string(),
             told: self.told.get().map(Sniffed::describe),
             way: self.way(),
-            upstream: self.server.get().cloned(),
+            upstream: self.server(),
             sent: self.counters.sent(),
             received: self.counters.received(),
             started: self.began_unix_ms,

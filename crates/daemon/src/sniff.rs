@@ -6,8 +6,10 @@
 //! packets) and HTTP/1 (the target, or `Host`). HTTP/2 without TLS is not read, since whoever speaks
 //! it has been told to. The bytes stay where they are: TCP is peeked at, datagrams are kept.
 //!
-//! A server that speaks first is not delayed for longer than [`SILENCE`]; an app that has begun to
-//! speak gets [`PATIENCE`] for the rest.
+//! A server that speaks first is not delayed for longer than [`SILENCE`]: then the flow is opened as
+//! the address says. An app that speaks only then, and before the server does, is still listened to:
+//! nothing has gone either way, and the flow may be opened once more, another way
+//! (`crate::tcp::late`). Who has begun to speak gets [`PATIENCE`] for the rest.
 //!
 //! What an app says is not believed:
 //!
@@ -42,7 +44,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use nix::sys::socket::{MsgFlags, recv};
@@ -51,15 +53,15 @@ use offramp_rules::DomainName;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::udp::Sent;
 
 pub(crate) use self::decide::Decided;
 
-/// How long an app may be silent before its flow is one where the server speaks first. Timers are a
-/// millisecond late at most, and all together is to stay below ten.
-const SILENCE: Duration = Duration::from_millis(8);
+/// How long an app may be silent before its flow is opened as the address says. A server that speaks
+/// first is to be delayed for ten milliseconds at most, on a busy machine too.
+const SILENCE: Duration = Duration::from_millis(4);
 /// How long the rest of what an app has begun to say is waited for.
 const PATIENCE: Duration = Duration::from_millis(300);
 /// How much of it is looked at, in bytes; a ClientHello with post-quantum keys has 1.8 KiB.
@@ -108,37 +110,100 @@ pub(crate) fn name(bytes: &[u8]) -> Found {
     }
 }
 
-/// The name that the app tells at the beginning of a flow which was accepted at this time; the
-/// bytes stay in the socket.
-pub(crate) async fn tcp(stream: &TcpStream, accepted: Instant) -> Option<Sniffed> {
-    let mut buffer = vec![0; MOST];
-    let mut until = accepted + SILENCE;
-    // Mostly they are there already; the runtime would learn of it only by the next turn.
-    let mut length = match peek(stream, &mut buffer) {
-        Ok(0) => return None,
-        Ok(length) => length,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-        Err(_) => return None,
+/// What an app says at the beginning of a flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    Name(Sniffed),
+    /// No name, and there will be none.
+    Other,
+    /// Nothing yet.
+    Nothing,
+}
+
+/// What the app says at the beginning of a flow which was accepted at this time; the bytes stay in
+/// the socket.
+pub(crate) async fn tcp(stream: &TcpStream, accepted: Instant) -> Said {
+    listen(stream, Some(accepted + SILENCE)).await
+}
+
+/// The name that it tells when it begins to speak, whenever that is.
+pub(crate) async fn later(stream: &TcpStream) -> Option<Sniffed> {
+    match listen(stream, None).await {
+        Said::Name(sniffed) => Some(sniffed),
+        Said::Other | Said::Nothing => None,
+    }
+}
+
+async fn listen(stream: &TcpStream, silent_until: Option<Instant>) -> Said {
+    let begins = async {
+        // Mostly it is there already; the runtime would learn of it only by the next turn.
+        match peek(stream, &mut [0]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let begins = || peek(stream, &mut [0]);
+                stream.async_io(Interest::READABLE, begins).await
+            }
+            result => result,
+        }
     };
+    let begun = match silent_until {
+        Some(until) => timeout_at(until, begins).await.ok(),
+        None => Some(begins.await),
+    };
+    match begun {
+        None => Said::Nothing,
+        Some(Ok(1)) => {
+            let name = timeout(PATIENCE, whole(stream)).await;
+            name.ok().flatten().map_or(Said::Other, Said::Name)
+        }
+        Some(_) => Said::Other,
+    }
+}
+
+/// The name in what an app has begun to say.
+async fn whole(stream: &TcpStream) -> Option<Sniffed> {
+    let mut buffer = vec![0; MOST];
+    let mut length = peek(stream, &mut buffer).ok()?;
+    let mut growing = None;
     loop {
         match name(&buffer[..length]) {
             Found::Name(sniffed) => return Some(sniffed),
-            Found::Nothing => return None,
-            Found::More if length == MOST => return None,
-            Found::More => {}
+            Found::More if length < MOST => {}
+            Found::Nothing | Found::More => return None,
         }
-        let was_silent = length == 0;
-        let more = stream.async_io(Interest::READABLE, || match peek(stream, &mut buffer) {
-            // The end, or nothing new: what is new wakes us again.
-            Ok(now) if now == length && now > 0 => Err(io::ErrorKind::WouldBlock.into()),
-            result => result,
-        });
-        length = timeout_at(until, more).await.ok()?.ok()?;
-        if length == 0 {
-            return None;
-        }
-        if was_silent {
-            until = Instant::now() + PATIENCE;
+        let growing = match &growing {
+            Some(growing) => growing,
+            None => growing.insert(Growing::new(stream)?),
+        };
+        length = growing.beyond(length, &mut buffer).await?;
+    }
+}
+
+/// A socket with bytes in it that are left there. The runtime would take it for empty once it has
+/// waited for more of them, so that this has a descriptor of its own.
+struct Growing(TcpStream);
+
+impl Growing {
+    fn new(stream: &TcpStream) -> Option<Self> {
+        let own = stream.as_fd().try_clone_to_owned().ok()?;
+        TcpStream::from_std(own.into()).map(Self).ok()
+    }
+
+    /// Looks at the bytes again once there are more than this many. None: there will be none.
+    async fn beyond(&self, length: usize, buffer: &mut [u8]) -> Option<usize> {
+        loop {
+            let ready = self.0.ready(Interest::READABLE).await.ok()?;
+            let more = self
+                .0
+                .try_io(Interest::READABLE, || match peek(&self.0, buffer) {
+                    Ok(now) if now <= length => Err(io::ErrorKind::WouldBlock.into()),
+                    result => result,
+                });
+            match more {
+                Ok(now) => return Some(now),
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return None,
+                Err(_) if ready.is_read_closed() => return None,
+                Err(_) => {}
+            }
         }
     }
 }

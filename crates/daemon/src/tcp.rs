@@ -1,5 +1,7 @@
 //! One captured TCP connection, from accept to its end.
 
+mod late;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use crate::flows::{Beginning, FlowGuard, Leg, executable};
 use crate::lookup::AppLookup;
 use crate::refusals::What;
 use crate::shared::{Counts, Ends, Shared};
-use crate::sniff::{self, Decided};
+use crate::sniff::{self, Decided, Said};
 
 const DNS_PORT: u16 = 53;
 /// How long a direct connection may take to open.
@@ -29,7 +31,7 @@ const DIRECT_OPEN: Duration = Duration::from_secs(10);
 /// flows end by themselves, or with their profile.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
-    stream: TcpStream,
+    mut stream: TcpStream,
     source: SocketAddr,
     stop: CancellationToken,
 ) {
@@ -69,7 +71,7 @@ pub(crate) async fn serve(
         target,
         accepted,
     };
-    let Some(opened) = Box::pin(open(&shared, &stream, arrival)).await else {
+    let Some(opened) = Box::pin(open(&shared, &mut stream, arrival)).await else {
         return;
     };
     let _ = stream.set_nodelay(true);
@@ -115,11 +117,17 @@ struct Arrival {
 
 /// An open flow.
 struct Opened {
-    far: Far,
+    road: Road,
     guard: FlowGuard,
     _held: Option<offramp_dns::Held>,
-    _link: Option<Arc<Link>>,
+}
+
+/// The way of a flow, open.
+struct Road {
+    far: Far,
     leg: Leg,
+    /// Held, so that it stays up.
+    link: Option<Arc<Link>>,
 }
 
 enum Far {
@@ -127,45 +135,75 @@ enum Far {
     Direct(TcpStream),
 }
 
-async fn open(shared: &Arc<Shared>, stream: &TcpStream, arrival: Arrival) -> Option<Opened> {
+async fn open(shared: &Arc<Shared>, stream: &mut TcpStream, arrival: Arrival) -> Option<Opened> {
     let claims = arrival.claims;
     let wanted = shared.wanted(&arrival.identity, &claims, arrival.target)?;
-    let told = match shared.needs_name(&claims, &wanted.target) {
+    let said = match shared.needs_name(&claims, &wanted.target) {
         true => sniff::tcp(stream, arrival.accepted).await,
-        false => None,
+        false => Said::Other,
     };
-    let Decided { decision, name } = shared
+    let told = match &said {
+        Said::Name(told) => Some(told.clone()),
+        Said::Other | Said::Nothing => None,
+    };
+    let decided = shared
         .decide_told(&claims, &wanted.target, told.as_ref())
         .await;
-    let profile = Shared::profile_of(&decision.verdict, &claims);
-    let link = shared.link(&profile);
     let guard = shared.flows.begin(Beginning {
         identity: arrival.identity,
         executable: executable(arrival.identity.pid),
-        claims,
-        profile,
+        claims: Arc::clone(&claims),
+        profile: Shared::profile_of(&decided.decision.verdict, &claims),
         protocol: Protocol::Tcp,
         source: arrival.source,
         target: wanted.target.clone(),
         told,
     });
-    // Before the flow opens: what is cut meanwhile is not to run on.
-    let leg = guard.leg(&wanted.target, name, &decision.verdict, link.as_deref());
-    let far = match &decision.verdict {
-        Verdict::Relay(_) => open_tunnel(link.as_deref()?, &wanted.target, &guard).await,
-        Verdict::Direct(_) => open_direct(&wanted.target, &guard).await,
-        Verdict::Refuse(why) => {
-            guard.failed(shared.explain(why));
-            None
-        }
+    let way = Opening {
+        shared,
+        claims: &claims,
+        target: &wanted.target,
+        guard: &guard,
+    };
+    let road = match said {
+        Said::Nothing => way.open_again(stream, decided).await,
+        Said::Name(_) | Said::Other => way.open(decided).await,
     };
     Some(Opened {
-        far: far?,
+        road: road?,
         guard,
         _held: wanted.held,
-        _link: link,
-        leg,
     })
+}
+
+/// What the way of a flow is opened with.
+struct Opening<'a> {
+    shared: &'a Arc<Shared>,
+    claims: &'a Claims,
+    target: &'a Target,
+    guard: &'a FlowGuard,
+}
+
+impl Opening<'_> {
+    async fn open(&self, Decided { decision, name }: Decided) -> Option<Road> {
+        let (verdict, guard) = (decision.verdict, self.guard);
+        let link = self.shared.link(&Shared::profile_of(&verdict, self.claims));
+        // Before the flow opens: what is cut meanwhile is not to run on.
+        let leg = guard.leg(self.target, name, &verdict, link.as_deref());
+        let far = match &verdict {
+            Verdict::Relay(_) => open_tunnel(link.as_deref()?, self.target, guard).await,
+            Verdict::Direct(_) => open_direct(self.target, guard).await,
+            Verdict::Refuse(why) => {
+                guard.failed(self.shared.explain(why));
+                None
+            }
+        };
+        Some(Road {
+            far: far?,
+            leg,
+            link,
+        })
+    }
 }
 
 async fn open_tunnel(link: &Link, target: &Target, guard: &FlowGuard) -> Option<Far> {
@@ -215,14 +253,14 @@ pub(crate) async fn connect(target: &Target) -> io::Result<TcpStream> {
 }
 
 async fn relay(shared: &Shared, mut stream: TcpStream, mut opened: Opened) {
-    let stop = &opened.leg.cut;
-    let clean = match &mut opened.far {
+    let stop = &opened.road.leg.cut;
+    let clean = match &mut opened.road.far {
         Far::Tunnel(tunnel) => pump(shared, &mut stream, tunnel, &opened.guard, stop).await,
         Far::Direct(direct) => pump(shared, &mut stream, direct, &opened.guard, stop).await,
     };
     if clean {
         linger(&stream, None);
-    } else if let Far::Direct(direct) = opened.far {
+    } else if let Far::Direct(direct) = opened.road.far {
         reset(direct);
     }
 }

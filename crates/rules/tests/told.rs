@@ -89,17 +89,17 @@ fn a_name_chooses_excludes_and_refuses() {
         (
             "203.0.113.1:443",
             "www.example.org",
-            "direct: first is for other names alone",
+            "direct: first names the app for other targets alone (MatchDomains)",
         ),
         (
             "203.0.113.1:443",
             "dns.google",
-            "refuse: second refuses dns.google, a resolver that encrypts",
+            "refuse: second refuses dns.google, a resolver that encrypts (RefuseEncryptedResolvers)",
         ),
         (
             "8.8.8.8:443",
             "www.example.com",
-            "refuse: second refuses 8.8.8.8/32, a resolver that encrypts",
+            "refuse: second refuses 8.8.8.8/32, a resolver that encrypts (RefuseEncryptedResolvers)",
         ),
     ] {
         assert_eq!(verdict(address, name), expected, "{address} {name}");

@@ -14,14 +14,15 @@ def connect(port):
     return flow
 
 
-def secure(name, size):
-    """A request over TLS whose hello comes in parts of this size."""
+def secure(name, size, wait):
+    """A request over TLS whose hello comes after so many seconds, in parts of this size."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     read, write = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = context.wrap_bio(read, write, server_hostname=name)
     flow = connect(443)
+    time.sleep(wait)
 
     def until(step):
         while True:
@@ -55,8 +56,8 @@ def echoed(*parts):
 
 
 for name in "v4.test", "origin.test":
-    for size in 1, 100, 100000:
-        print(name, size, secure(name, size))
+    for size, wait in (1, 0), (100, 0), (100000, 0), (100000, 0.02), (100, 0.2):
+        print(name, size, wait, secure(name, size, wait))
 hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
 for what, parts in {
     "nothing": [],
@@ -70,4 +71,13 @@ for what, parts in {
     "any bytes": [bytes(range(256)) * 400],
 }.items():
     print(what, echoed(*parts))
+# The server speaks first, and the app only then.
+flow = connect(2001)
+banner = flow.recv(100)
+flow.sendall(hello)
+flow.shutdown(socket.SHUT_WR)
+said = b""
+while part := flow.recv(65536):
+    said += part
+print("a banner", "whole" if said == hello and banner.startswith(b"10.90.2.2:") else (banner, said))
 sys.stdout.flush()
