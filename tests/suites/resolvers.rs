@@ -16,7 +16,7 @@ mod told;
 
 use offramp_tests::{Gateway, Lab};
 
-use crate::clients::{BROWSERS, Client, HEAVY, LIGHT};
+use crate::clients::{BROWSERS, Client, HEAVY, LIGHT, RESOLVECTL};
 use crate::crowd::Crowd;
 use crate::servers::{Kind, Resolver};
 use crate::stage::{DOMAIN, Ruled, Stage};
@@ -73,8 +73,15 @@ fn no_resolver_hears_of_managed_programs() {
     let mut wrong = Vec::new();
     for kind in Kind::ALL {
         let resolver = Resolver::start(&stage, kind);
-        let clients: Vec<&Client> = LIGHT.iter().chain(HEAVY).collect();
-        wrong.extend(check_all(&stage, &resolver, &clients, &clients));
+        let mut clients: Vec<&Client> = LIGHT.iter().chain(HEAVY).collect();
+        if kind.is_resolved() {
+            clients.push(&RESOLVECTL);
+        }
+        let beside = match kind {
+            Kind::Remote | Kind::Resolve => &clients[..],
+            _ => &clients[..LIGHT.len()],
+        };
+        wrong.extend(check_all(&stage, &resolver, &clients, beside));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
@@ -144,14 +151,15 @@ fn resolvers_come_and_go_during_look_ups() {
         }
         remote.become_the_systems();
         crowd.goes_on();
-        for name in crowd.names_of_managed() {
+        for name in crowd.unheard() {
             heard.extend(resolver.said_about(name));
         }
     }
-    for name in crowd.names_of_managed() {
+    for name in crowd.unheard() {
         heard.extend(stage.asked_of_the_lab(name));
     }
     let (wrong, counts) = crowd.end();
+
     assert!(wrong.is_empty(), "{counts:?}\n{}", wrong.join("\n"));
     assert!(heard.is_empty(), "{heard:#?}");
     capture.packets().assert_only(|_| false);

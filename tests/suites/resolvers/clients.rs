@@ -11,6 +11,8 @@ pub(crate) struct Client {
     pub(crate) visits: bool,
     /// It ends with status 0.
     pub(crate) ends_well: bool,
+    /// Under the profile, it has nobody to ask.
+    pub(crate) is_shut_out: bool,
 }
 
 const BASE: Client = Client {
@@ -20,6 +22,7 @@ const BASE: Client = Client {
     shows: false,
     visits: false,
     ends_well: true,
+    is_shut_out: false,
 };
 
 const fn shows(label: &'static str, line: &'static [&'static str]) -> Client {
@@ -149,6 +152,15 @@ pub(crate) const HEAVY: &[Client] = &[
         ],
     ),
 ];
+
+/// What asks systemd-resolved itself, over the system bus.
+pub(crate) const RESOLVECTL: Client = Client {
+    is_shut_out: true,
+    ..shows(
+        "resolvectl",
+        &["env", "{libraries}", "{resolvectl}", "query", "{name}"],
+    )
+};
 
 /// Those that people look at pages with; each start has a directory of its own.
 pub(crate) const BROWSERS: &[Client] = &[

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use offramp_tests::{Running, wait_until};
 
-use crate::stage::{DOMAIN, Ruled, Stage, ruling};
+use crate::stage::{DOMAIN, EXCLUDED, Ruled, Stage, ruling};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -18,7 +18,45 @@ const PROGRAMS: [(&str, &[&str]); 3] = [
     ("cares", &["node", "{dir}/ask.js"]),
 ];
 
-/// All these programs, each of them twice.
+/// How each of them is started.
+const WAYS: [Way; 3] = [Way::Relayed, Way::Excluded, Way::Unmanaged];
+
+/// Whose the names are that a program looks up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// The profile's, which relays them.
+    Relayed,
+    /// The profile's, which excludes them.
+    Excluded,
+    /// Nobody's: the program is unmanaged.
+    Unmanaged,
+}
+
+impl Way {
+    fn ruled(self) -> Ruled {
+        match self {
+            Self::Relayed | Self::Excluded => Ruled::Managed,
+            Self::Unmanaged => Ruled::Unmanaged,
+        }
+    }
+
+    fn domain(self) -> &'static str {
+        match self {
+            Self::Relayed | Self::Unmanaged => DOMAIN,
+            Self::Excluded => EXCLUDED,
+        }
+    }
+
+    /// Whom the addresses have to be for.
+    fn told(self) -> Ruled {
+        match self {
+            Self::Relayed => Ruled::Managed,
+            Self::Excluded | Self::Unmanaged => Ruled::Unmanaged,
+        }
+    }
+}
+
+/// All these programs, each of them in all ways.
 pub(crate) struct Crowd {
     streams: Vec<Stream>,
     gaps: Vec<RangeInclusive<u128>>,
@@ -26,17 +64,17 @@ pub(crate) struct Crowd {
 
 struct Stream {
     prefix: String,
-    ruled: Ruled,
+    way: Way,
     running: Running,
     input: ChildStdin,
 }
 
 impl Crowd {
     pub(crate) fn start(stage: &Stage<'_>) -> Self {
-        let all = [Ruled::Managed, Ruled::Unmanaged]
+        let all = WAYS
             .into_iter()
-            .flat_map(|ruled| PROGRAMS.map(|program| (ruled, program)));
-        let streams = all.map(|(ruled, (label, line))| Stream::start(stage, ruled, label, line));
+            .flat_map(|way| PROGRAMS.map(|program| (way, program)));
+        let streams = all.map(|(way, (label, line))| Stream::start(stage, way, label, line));
         Self {
             streams: streams.collect(),
             gaps: Vec::new(),
@@ -52,7 +90,7 @@ impl Crowd {
         });
     }
 
-    /// Does what leaves unmanaged programs without a resolver for a moment.
+    /// Does what leaves all that is not relayed without a resolver for a moment.
     pub(crate) fn gap(&mut self, work: impl FnOnce()) {
         let begin = now();
         work();
@@ -60,31 +98,31 @@ impl Crowd {
         self.goes_on();
     }
 
-    /// How the names of managed programs begin.
-    pub(crate) fn names_of_managed(&self) -> impl Iterator<Item = &str> {
-        let managed = |stream: &&Stream| stream.ruled == Ruled::Managed;
-        self.streams
+    /// How the names begin that no resolver may hear.
+    pub(crate) fn unheard(&self) -> impl Iterator<Item = &str> {
+        let relayed = self
+            .streams
             .iter()
-            .filter(managed)
-            .map(|stream| stream.prefix.as_str())
+            .filter(|stream| stream.way == Way::Relayed);
+        relayed.map(|stream| stream.prefix.as_str())
     }
 
-    /// Ends all of them; returns which answers were wrong, those left out that unmanaged programs
-    /// got in a gap, and for each program how many answers it got in all.
+    /// Ends all of them; returns which answers were wrong, failures in a gap left out where there
+    /// may be some, and for each program how many answers it got in all.
     pub(crate) fn end(self) -> (Vec<String>, Vec<(String, usize)>) {
         let mut wrong = Vec::new();
         let mut counts = Vec::new();
         for stream in self.streams {
-            let (prefix, ruled) = (stream.prefix.clone(), stream.ruled);
+            let (prefix, way) = (stream.prefix.clone(), stream.way);
             let answers = stream.end();
             counts.push((prefix, answers.len()));
             let in_gap = |answer: &Answer| {
-                (self.gaps.iter())
-                    .any(|gap| answer.begin <= *gap.end() && answer.end >= *gap.start())
+                let mut gaps = self.gaps.iter();
+                gaps.any(|gap| answer.begin <= *gap.end() && answer.end >= *gap.start())
             };
-            let bad = |answer: &Answer| {
-                answer.ruled != Some(ruled)
-                    && (ruled == Ruled::Managed || answer.ruled.is_some() || !in_gap(answer))
+            let bad = |answer: &Answer| match answer.told {
+                Some(told) => told != way.told(),
+                None => way == Way::Relayed || !in_gap(answer),
             };
             wrong.extend(answers.into_iter().filter(bad).map(|answer| answer.line));
         }
@@ -93,18 +131,18 @@ impl Crowd {
 }
 
 impl Stream {
-    fn start(stage: &Stage<'_>, ruled: Ruled, label: &str, line: &[&str]) -> Self {
+    fn start(stage: &Stage<'_>, way: Way, label: &str, line: &[&str]) -> Self {
         let directory = stage.lab.directory().display().to_string();
         let fill = |word: &&str| word.replace("{dir}", &directory);
         let line: Vec<String> = line.iter().map(fill).collect();
-        let prefix = format!("one-{ruled:?}-{label}").to_lowercase();
-        let mut command = stage.command_of(&line[0], ruled);
-        command.args(&line[1..]).args([&prefix, DOMAIN]);
+        let prefix = format!("{way:?}-{label}").to_lowercase();
+        let mut command = stage.command_of(&line[0], way.ruled());
+        command.args(&line[1..]).args([&prefix, way.domain()]);
         command.stdin(Stdio::piped());
         let mut running = Running::start(command);
         Self {
             prefix,
-            ruled,
+            way,
             input: running.input(),
             running,
         }
@@ -125,7 +163,7 @@ struct Answer {
     begin: u128,
     end: u128,
     /// Whom the address is for; nobody's in a failure.
-    ruled: Option<Ruled>,
+    told: Option<Ruled>,
     line: String,
 }
 
@@ -138,7 +176,7 @@ impl Answer {
         Self {
             begin: begin.unwrap_or_else(|| panic!("{line}")),
             end: end.unwrap_or_else(|| panic!("{line}")),
-            ruled: address.and_then(|address| ruling(&address)),
+            told: address.and_then(|address| ruling(&address)),
             line: line.to_owned(),
         }
     }

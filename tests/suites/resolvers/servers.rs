@@ -41,6 +41,11 @@ impl Kind {
         Self::Nscd,
     ];
 
+    /// Whether systemd-resolved is on the bus.
+    pub(crate) fn is_resolved(self) -> bool {
+        matches!(self, Self::Stub | Self::Uplink | Self::Resolve)
+    }
+
     /// The client's resolv.conf, or where it is.
     fn resolv_conf(self) -> Conf {
         match self {
