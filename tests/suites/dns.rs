@@ -1,7 +1,10 @@
 //! Lookups of managed apps: answered on the machine, whoever they ask; excluded names as before.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use offramp_tests::addresses::{DNS, GATEWAY, ORIGIN, PROXY6};
-use offramp_tests::{Daemon, Gateway, Lab, wait_until};
+use offramp_tests::{Daemon, Gateway, Lab, PROFILE, Running, User, wait_until};
 
 fn dig(daemon: &Daemon<'_>, arguments: &[&str]) -> String {
     let line = ["dig", "+short", "+tries=1", "+time=10"];
@@ -93,6 +96,112 @@ fn other_records_are_resolved_at_the_far_side() {
     );
 }
 
+/// A name server whose answers may be kept, for the gateway to ask; and its log.
+fn lasting_names(lab: &Lab) -> (Running, PathBuf) {
+    let log = lab.directory().join("lasting.log");
+    let facility = format!("--log-facility={}", log.display());
+    // 1 . mandatory=alpn,ipv4hint alpn=h2 ipv4hint=203.0.113.11 ech=… ipv6hint=2001:db8::11
+    let service = "000100\
+                   000000040001000400010003026832\
+                   00040004cb00710b00050008000401020304050600060010\
+                   20010db8000000000000000000000011";
+    let service = format!("--dns-rr=service.test,65,{service}");
+    let server = lab.dns().spawn(&[
+        "dnsmasq",
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--no-resolv",
+        "--no-hosts",
+        "--local=//",
+        "--local-ttl=300",
+        "--port=5353",
+        "--user=root",
+        "--pid-file=",
+        "--log-queries=extra",
+        "--host-record=service.test,203.0.113.11,2001:db8::11",
+        "--mx-host=lasting.test,service.test,10",
+        &service,
+        &facility,
+    ]);
+    wait_until("dnsmasq answers", Duration::from_secs(30), || {
+        let dig = [
+            "dig",
+            "+short",
+            "+time=1",
+            "+tries=1",
+            "-p5353",
+            "@10.90.4.2",
+        ];
+        let said = lab.dns().run(&[&dig[..], &["service.test"]].concat());
+        said.stdout.trim() == "203.0.113.11"
+    });
+    (server, log)
+}
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn services_lead_to_synthetic_addresses() {
+    let lab = Lab::new();
+    let _names = lasting_names(&lab);
+    let _gateway = Gateway::start_with(&lab, &["--resolver", "10.90.4.2:5353"]);
+    let daemon = Daemon::start(&lab);
+    let capture = lab.capture();
+    let service = dig(&daemon, &["service.test", "HTTPS"]);
+    let [v4, v6] = ["A", "AAAA"].map(|kind| dig(&daemon, &["service.test", kind]));
+    let (v4, v6) = (v4.trim(), v6.trim());
+    assert!(is_synthetic(v4) && is_synthetic(v6), "{v4} {v6}");
+    for part in [
+        "1 . mandatory=alpn,ipv4hint alpn=\"h2\"",
+        &format!("ipv4hint={v4}"),
+        "ech=AAQBAgMEBQY=",
+    ] {
+        assert!(service.contains(part), "{part}: {service}");
+    }
+    assert!(service.contains(&format!("ipv6hint={v6}")), "{service}");
+    // What servers tell beside the answer is not told.
+    let full = daemon.run(&["dig", "+tries=1", "+time=10", "lasting.test", "MX"]);
+    let full = full.success();
+    assert!(
+        full.contains("10 service.test.") && !full.contains("203.0.113"),
+        "{full}"
+    );
+    capture.packets().assert_only_gateway();
+}
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn answers_of_the_far_side_are_kept_for_who_asked() {
+    let lab = Lab::new();
+    let (_names, log) = lasting_names(&lab);
+    let _gateway = Gateway::start_with(&lab, &["--resolver", "10.90.4.2:5353"]);
+    let daemon = Daemon::start(&lab);
+    let asked = || {
+        let log = std::fs::read_to_string(&log).expect("dnsmasq has it");
+        log.matches("query[MX] lasting.test").count()
+    };
+    let line = [
+        "dig",
+        "+short",
+        "+tries=1",
+        "+time=10",
+        "@127.0.0.53",
+        "lasting.test",
+        "MX",
+    ];
+    let ask = |user| {
+        let said = daemon.run_as(user, &line).success();
+        assert_eq!(said.trim(), "10 service.test.");
+        asked()
+    };
+    assert_eq!(ask(User::Root), 1);
+    assert_eq!(ask(User::Root), 1, "it is kept");
+    assert_eq!(ask(User::Nobody), 2, "another user has another's answer");
+    assert_eq!([ask(User::Nobody), ask(User::Root)], [2, 2]);
+    daemon.offramp(&["off", "--profile", PROFILE]).success();
+    daemon.offramp(&["on", "--profile", PROFILE]).success();
+    assert_eq!(ask(User::Root), 3, "what is switched off is forgotten");
+}
+
 #[test]
 #[ignore = "needs root and BPF: run scripts/test"]
 fn a_local_stub_is_left_to_unmanaged_apps() {
@@ -124,7 +233,7 @@ fn a_local_stub_is_left_to_unmanaged_apps() {
         ];
         lab.client().run(&line).stdout
     };
-    let limit = std::time::Duration::from_secs(20);
+    let limit = Duration::from_secs(20);
     wait_until("the stub answers", limit, || {
         unmanaged().trim() == ORIGIN.to_string()
     });

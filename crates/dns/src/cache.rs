@@ -215,6 +215,34 @@ impl Cache {
         all
     }
 
+    /// Panics where what is counted is not what is there, or somebody waits for nobody.
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        let kept = self.lock();
+        let size = |shelf: &Shelf| -> usize {
+            let entries = shelf.entries.iter();
+            entries.map(|(key, entry)| size(key, &entry.answer)).sum()
+        };
+        for shelf in kept.shelves.values() {
+            assert_eq!(shelf.bytes, size(shelf));
+            assert!(!shelf.entries.is_empty() && shelf.turns.len() == shelf.entries.len());
+            let turns = shelf.turns.iter();
+            assert!(
+                turns
+                    .into_iter()
+                    .all(|(turn, key)| shelf.entries[key].turn == *turn)
+            );
+        }
+        assert_eq!(
+            kept.bytes,
+            kept.shelves
+                .values()
+                .map(|shelf| shelf.bytes)
+                .sum::<usize>()
+        );
+        assert!(kept.bytes <= ALL_BYTES && kept.flights.is_empty());
+    }
+
     fn lock(&self) -> MutexGuard<'_, Kept> {
         // Every change is complete or not begun when something could panic.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
