@@ -183,7 +183,6 @@ fn managed_programs_fall_back_to_port_53() {
         // Debian's and Ubuntu's, Fedora's.
         "files mdns4_minimal [NOTFOUND=return] resolve [!UNAVAIL=return] dns myhostname",
         "files myhostname mdns4_minimal [NOTFOUND=return] resolve [!UNAVAIL=return] dns",
-        "files resolve dns",
     ];
     let look_up = |name: &str, server: &Running, user: User| {
         let told = |label: &str| {
@@ -225,12 +224,13 @@ fn managed_programs_fall_back_to_port_53() {
         client.set_hosts(line);
         look_up(&format!("r{number}"), &resolved, USERS[number % 2]);
     }
+    assert!(!daemon.offramp(&["doctor"]).stdout.contains("has wins"));
+    client.set_hosts("files dns wins");
+    assert!(daemon.offramp(&["doctor"]).stdout.contains("has wins"));
     // glibc asks nscd first, whatever the line says.
     let nscd = client.start_nscd();
-    for (number, line) in ["files dns", ALL_MODULES].into_iter().enumerate() {
-        client.set_hosts(line);
-        look_up(&format!("n{number}"), &nscd, USERS[number % 2]);
-    }
+    client.set_hosts(ALL_MODULES);
+    look_up("n", &nscd, User::Nobody);
 }
 
 /// Multicast as mDNS and LLMNR have it: prints what came of each, an error number or `sent`.
@@ -447,4 +447,51 @@ fn the_system_bus_stays_open_but_for_those_who_ask_names_there() {
         let varlink = verdict(&rows, "DNS, systemd-resolved's socket");
         assert_eq!(varlink, "refused", "{rows:#?}");
     }
+}
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn doors_are_shut_before_it_is_known_what_a_program_is() {
+    let lab = Lab::new();
+    let _gateway = Gateway::start(&lab);
+    let client = Resolvers::prepare(lab.client(), lab.directory());
+    let resolved = client.start_resolved(RESOLVED);
+    let nscd = client.start_nscd();
+    client.set_hosts(ALL_MODULES);
+    client.set_resolv_conf("nameserver 127.0.0.53\n");
+    // Every program may be meant; a script makes its interpreter one each time.
+    let mut profile = Daemon::profile();
+    profile["Payload"]["AppRules"] = json!([
+        { "SigningIdentifier": "exe:sync.py" },
+        { "SigningIdentifier": "exe:asks-*" }
+    ]);
+    let _daemon = Daemon::start_with(&lab, &[profile]);
+    let capture = lab.capture();
+    for number in 0..8 {
+        // Of the rule, and new each time.
+        let program = lab.directory().join(format!("asks-{number}"));
+        std::fs::copy("/usr/bin/getent", &program).expect("the directory is ours");
+        let (program, name) = (
+            program.display().to_string(),
+            format!("m{number}.wild.test"),
+        );
+        let said = lab.client().run(&[&program, "ahostsv4", &name]).success();
+        assert!(said.starts_with("198.1"), "{said}");
+        let asked = nscd.complained() + &resolved.complained();
+        assert!(!asked.contains(&name), "{name} was asked for at a door");
+    }
+    capture.packets().assert_only_gateway();
+    for number in 0..8 {
+        let name = format!("n{number}.wild.test");
+        let script = format!("import socket; print(socket.gethostbyname('{name}'))");
+        for line in [
+            &["/usr/bin/python3", "-c", &script][..],
+            &["getent", "ahostsv4", &name],
+        ] {
+            let said = lab.client().run(line).success();
+            assert!(said.starts_with("203.0.113.13"), "{said}");
+        }
+    }
+    // Once it is known what they are, by the door.
+    assert!(nscd.complained().contains("GETAI (n7.wild.test)"));
 }

@@ -191,7 +191,7 @@ static __always_inline int is_asker(int local)
 	bpf_probe_read_kernel_str(name, sizeof(name),
 				  BPF_CORE_READ(task, mm, exe_file, f_path.dentry, d_name.name));
 	return IS(name, "resolvectl") || IS(name, "systemd-resolve") ||
-	       (!local && BEGINS(name, "avahi-"));
+	       (!local && (BEGINS(name, "avahi-resolve") || BEGINS(name, "avahi-browse")));
 }
 
 /* Whether a path leads to a door; to one of local names where `local` networks are not reached. */
