@@ -1,7 +1,7 @@
 //! Names that addresses stand for: to whom, for how long, and how many there may be.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -9,6 +9,7 @@ use offramp_tests::addresses::DNS;
 use offramp_tests::{
     Daemon, Gateway, Lab, PROFILE, Person, Running, User, binary, port, wait_until,
 };
+use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const ASK: &str = include_str!("names/ask.py");
@@ -119,6 +120,164 @@ fn daemons_go_on_as_another_user(daemon: &Daemon<'_>, eve: &Person<'_>) {
     for said in [&said[1], &said[2], &eves[1]] {
         assert!(said.starts_with("open "), "{said}");
     }
+}
+
+/// Follows look-ups, as JSON.
+fn follow(mut command: Command, daemon: &Daemon<'_>, more: &[&str]) -> Running {
+    command.arg("--socket").arg(daemon.socket());
+    command.args(["dns", "--follow", "--json"]).args(more);
+    Running::start(command)
+}
+
+/// What was heard: user, name, type and where the answer is from.
+type Heard = (u64, String, String, String);
+
+fn heard(follower: &Running) -> Vec<Heard> {
+    let said = follower.said();
+    let events = said
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let events = events.map(|event| {
+        let lookup = &event["lookup"];
+        assert!(text(&lookup["app"]["executable"]).contains('/'), "{event}");
+        assert_eq!(lookup["profile"], PROFILE, "{event}");
+        assert_eq!(lookup["server"], format!("{DNS}:53"), "{event}");
+        (
+            lookup["app"]["uid"].as_u64().expect("a number"),
+            text(&lookup["name"]),
+            text(&lookup["kind"]),
+            text(&lookup["answered"]),
+        )
+    });
+    events.collect()
+}
+
+#[test]
+#[ignore = "needs root and BPF: run scripts/test"]
+fn offramp_dns_shows_to_each_what_is_theirs() {
+    let lab = Lab::new();
+    let _gateway = Gateway::start(&lab);
+    let daemon = Daemon::start(&lab);
+    let (eve, bob) = (Person::new(&lab, 4242), Person::new(&lab, 4343));
+    let offramp = binary("offramp");
+    let of_root = || lab.client().command(&offramp);
+    let roots = follow(of_root(), &daemon, &[]);
+    let eves = follow(eve.command(&offramp), &daemon, &[]);
+    let some = follow(
+        of_root(),
+        &daemon,
+        &["bobs.wild.test", "--app", "python3.11"],
+    );
+    // From here on each of them hears what there is to hear.
+    wait_until("all follow", LIMIT, || {
+        user(&daemon, &eve, &["look:begin.wild.test"]);
+        user(&daemon, &bob, &["look:bobs.wild.test"]);
+        let all = [&roots, &eves, &some];
+        all.iter().all(|follower| !follower.said().is_empty())
+    });
+    user(&daemon, &eve, &["look:eves.wild.test", "back:127.0.0.1"]);
+    let line = ["dig", "+short", "+tries=1", "+time=10"];
+    let asked = ["excluded.test", "A", "origin.test", "TXT"];
+    daemon.run(&[&line[..], &asked].concat()).success();
+    let expected = [
+        (4242, "eves.wild.test", "A", "synthetic"),
+        (4242, "eves.wild.test", "AAAA", "synthetic"),
+        (4242, "1.0.0.127.in-addr.arpa", "PTR", "here"),
+        (0, "excluded.test", "A", "system"),
+        (0, "origin.test", "TXT", "far"),
+    ];
+    let expected: [Heard; 5] =
+        expected.map(|(uid, name, kind, by)| (uid, name.into(), kind.into(), by.into()));
+    let all = |follower, expected: &[Heard]| {
+        let heard = heard(follower);
+        expected.iter().all(|event| heard.contains(event))
+    };
+    wait_until("root has heard all", LIMIT, || all(&roots, &expected));
+    wait_until("eve has heard hers", LIMIT, || all(&eves, &expected[..3]));
+    assert!(
+        heard(&eves).iter().all(|event| event.0 == 4242),
+        "{}",
+        eves.said()
+    );
+    let named = |event: &Heard| event.1 == "bobs.wild.test";
+    assert!(heard(&some).iter().all(named), "{}", some.said());
+    the_map(&daemon, &eve, &bob);
+    explained(&daemon, &eve, &bob);
+}
+
+fn read(said: offramp_tests::Finished) -> Value {
+    serde_json::from_str(&said.success()).expect("JSON was asked for")
+}
+
+/// Each name of an answer, with who has asked.
+fn names(answer: &Value) -> Vec<(String, Value)> {
+    let names = answer["names"].as_array().expect("a list").iter();
+    let name = |known: &Value| known["name"].as_str().expect("a name").to_owned();
+    names
+        .map(|known| (name(known), known["users"].clone()))
+        .collect()
+}
+
+/// Names by address: each user's own, and all for root.
+fn the_map(daemon: &Daemon<'_>, eve: &Person<'_>, bob: &Person<'_>) {
+    let all = names(&read(daemon.offramp(&["dns", "--json"])));
+    for (name, user) in [("bobs.wild.test", 4343), ("eves.wild.test", 4242)] {
+        let known = (name.to_owned(), json!([user]));
+        assert_eq!(
+            all.iter().filter(|other| **other == known).count(),
+            2,
+            "{all:?}"
+        );
+    }
+    let of_eve = read(eve.offramp(daemon, &["dns", "--json"]));
+    let is_bobs = |(name, _): &(String, Value)| name == "bobs.wild.test";
+    assert!(!names(&of_eve).iter().any(is_bobs), "{of_eve}");
+    assert_eq!(names(&of_eve).len(), 4, "{of_eve}");
+    let counts = &of_eve["counts"][0];
+    assert_eq!(
+        (&counts["ipv4"], &counts["most"]),
+        (&json!(2), &json!(30_000))
+    );
+    assert_eq!(of_eve["approved"], json!([]));
+    assert_eq!(of_eve["answers"], json!([]));
+    let of_bob = read(bob.offramp(daemon, &["dns", "--json", "wild.test"]));
+    assert_eq!(names(&of_bob).len(), 2, "{of_bob}");
+    let v4 = |known: &&Value| known["address"].as_str().is_some_and(|a| a.contains('.'));
+    let known = of_bob["names"].as_array().expect("a list").iter().find(v4);
+    let address = known
+        .and_then(|known| known["address"].as_str())
+        .expect("an address");
+    for (person, count) in [(eve, 0), (bob, 1)] {
+        let said = read(person.offramp(daemon, &["dns", "--json", address]));
+        assert_eq!(names(&said).len(), count, "{said}");
+    }
+    let text = daemon.offramp(&["dns"]).success();
+    assert!(text.contains("bobs.wild.test"), "{text}");
+    // A flow is counted for as long as it is open.
+    let mut command = daemon.command_as(User::Root, "/usr/bin/python3");
+    let keep = at("keep", address, port::BANNER);
+    command.args(["-c", ASK, &DNS.to_string(), &keep]);
+    let keeps = Running::start({
+        command.stdin(Stdio::piped());
+        command
+    });
+    let flows = || read(daemon.offramp(&["dns", "--json", address]))["names"][0]["flows"].clone();
+    wait_until("the flow holds the address", LIMIT, || flows() == 1);
+    let seen = read(bob.offramp(daemon, &["dns", "--json", address]));
+    assert_eq!(seen["names"][0]["flows"], 0, "it is root's: {seen}");
+    drop(keeps);
+    wait_until("nothing holds the address", LIMIT, || flows() == 0);
+}
+
+/// `explain` tells which addresses stand for a name, to who has asked.
+fn explained(daemon: &Daemon<'_>, eve: &Person<'_>, bob: &Person<'_>) {
+    let line = ["explain", "--name", "bobs.wild.test"];
+    let explain = |person: &Person<'_>| person.offramp(daemon, &line).success();
+    let (to_eve, to_bob) = (explain(eve), explain(bob));
+    assert!(to_bob.contains("stands for the name (198.1"), "{to_bob}");
+    let none = "none yet: no app of user 4242 has asked";
+    assert!(to_eve.contains(none), "{to_eve}");
 }
 
 /// All of them have addresses of their own, and the same ones again when the daemon was killed in

@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Status(Status),
     /// Show the live flows of managed apps
     Flows(Flows),
+    /// Show which names addresses stand for, and what apps look up
+    Dns(Dns),
     /// Show the running apps that a profile claims, and what happens to their flows
     Apps(Json),
     /// Explain why a flow goes the way it goes
@@ -125,6 +127,33 @@ pub(crate) struct Flows {
     /// Print flows as they begin and end, until interrupted
     #[arg(long)]
     pub(crate) follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Dns {
+    /// Only this name and what is below it, or this address
+    #[arg(value_name = "NAME|ADDRESS")]
+    pub(crate) name: Option<String>,
+
+    /// Only what apps of this profile use
+    #[arg(long, value_name = "ID")]
+    pub(crate) profile: Option<String>,
+
+    /// Print look-ups as they are answered, until interrupted
+    #[arg(long)]
+    pub(crate) follow: bool,
+
+    /// Only look-ups of programs of this name
+    #[arg(long, value_name = "NAME", requires = "follow")]
+    pub(crate) app: Option<String>,
+
+    /// Only look-ups of this process
+    #[arg(long, value_name = "PID", requires = "follow")]
+    pub(crate) pid: Option<u32>,
+
+    /// Print JSON; with --follow one object per line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -23,13 +23,9 @@ pub(crate) async fn run(client: &Client, arguments: arguments::Flows) -> Result<
 async fn follow(client: &Client, json: bool) -> Result<(), Failure> {
     let mut stream = client.follow_flows().await?;
     while let Some(event) = stream.next().await? {
-        if json {
-            output::print_line(&event)?;
-        } else {
-            output::print(&line(&event))?;
-        }
+        output::print_event(&event, json, line)?;
     }
-    Err(Failure::new(UNAVAILABLE, "the daemon has ended the stream"))
+    Err(Failure::new(UNAVAILABLE, output::STREAM_ENDED))
 }
 
 /// Flows as a table: number, who, where to, by which way, how much, how long.
@@ -40,7 +36,7 @@ pub(crate) fn render(flows: &[Flow], colour: bool) -> String {
     for flow in flows {
         table.row([
             flow.id.to_string().into(),
-            name(flow).into(),
+            output::program(&flow.app).into(),
             flow.app.pid.to_string().into(),
             target(flow).into(),
             protocol(flow).into(),
@@ -68,13 +64,13 @@ fn line(event: &FlowEvent) -> String {
         FlowEvent::Begin { flow } => ("begin", flow),
         FlowEvent::End { flow } => ("end  ", flow),
         FlowEvent::Missed { count } => {
-            return format!("({count} events are left out here: the reader was too slow)\n");
+            return output::missed(*count);
         }
     };
     let mut text = format!(
         "{mark} #{} {}[{}] {} {}",
         flow.id,
-        name(flow),
+        output::program(&flow.app),
         flow.app.pid,
         protocol(flow),
         target(flow)
@@ -97,14 +93,6 @@ fn line(event: &FlowEvent) -> String {
         text.push_str(&format!(": {error}"));
     }
     output::clean(&text) + "\n"
-}
-
-fn name(flow: &Flow) -> &str {
-    flow.app
-        .executable
-        .rsplit('/')
-        .next()
-        .unwrap_or(&flow.app.executable)
 }
 
 fn protocol(flow: &Flow) -> &'static str {

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use nix::ifaddrs::getifaddrs;
 use offramp_control::{
-    Client, ExplainRequest, ExplainTarget, Flow, FlowEvent, FlowStream, ProfileState, Protocol,
+    Client, EventStream, ExplainRequest, ExplainTarget, Flow, FlowEvent, ProfileState, Protocol,
     Subject, Way,
 };
 use socket2::{Domain, Socket, Type};
@@ -72,7 +72,7 @@ struct Trial {
     child: Child,
     pid: u32,
     lines: Lines<BufReader<ChildStdout>>,
-    events: FlowStream,
+    events: EventStream<FlowEvent>,
     watch: Option<Watch>,
     seen: Vec<Seen>,
     watched: bool,

@@ -3,6 +3,7 @@
 mod apps;
 mod arguments;
 mod demo;
+mod dns;
 mod doctor;
 mod explain;
 mod failure;
@@ -72,6 +73,7 @@ fn in_runtime(command: Command, client: &Client) -> Result<(), Failure> {
         match command {
             Command::Status(status) => status::run(client, status).await,
             Command::Flows(flows) => flows::run(client, flows).await,
+            Command::Dns(dns) => dns::run(client, dns).await,
             Command::Apps(json) => apps::run(client, json).await,
             Command::Explain(explain) => explain::run(client, explain).await,
             Command::Doctor(json) => doctor::run(client, json).await,

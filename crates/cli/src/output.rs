@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use offramp_control::App;
 use serde::Serialize;
 
 use crate::failure::{FAILED, Failure};
@@ -33,6 +34,32 @@ pub(crate) fn print_line<T: Serialize>(value: &T) -> Result<(), Failure> {
         .map_err(|error| Failure::new(FAILED, format!("cannot write JSON: {error}")))?;
     text.push('\n');
     print(&text)
+}
+
+/// Why a stream of events is over.
+pub(crate) const STREAM_ENDED: &str = "the daemon has ended the stream";
+
+/// Prints an event of a stream, as JSON or as `line` has it.
+pub(crate) fn print_event<E: Serialize>(
+    event: &E,
+    json: bool,
+    line: impl Fn(&E) -> String,
+) -> Result<(), Failure> {
+    match json {
+        true => print_line(event),
+        false => print(&line(event)),
+    }
+}
+
+/// The line for events that a stream has left out.
+pub(crate) fn missed(count: u64) -> String {
+    format!("({count} events are left out here: the reader was too slow)\n")
+}
+
+/// The name of an app's program.
+pub(crate) fn program(app: &App) -> &str {
+    let path = &app.executable;
+    path.rsplit('/').next().unwrap_or(path)
 }
 
 /// How a cell is to be seen.

@@ -1,5 +1,6 @@
 use std::future::Future;
 use std::io;
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
@@ -18,9 +19,9 @@ use tokio::time::{sleep, timeout};
 
 use crate::error::{check_answer, read_json};
 use crate::{
-    Check, ClientError, ExplainRequest, Explanation, Flow, FlowEvent, MAX_ANSWER, MAX_LINE,
-    ProfileStatus, ProfileText, ReloadAnswer, RunningApp, Status, StoreAnswer, SwitchAnswer,
-    SwitchRequest, UserAnswer, UserFiles, paths,
+    Check, ClientError, ExplainRequest, Explanation, Flow, FlowEvent, LookupEvent, MAX_ANSWER,
+    MAX_LINE, NamesAnswer, NamesRequest, ProfileStatus, ProfileText, ReloadAnswer, RunningApp,
+    Status, StoreAnswer, SwitchAnswer, SwitchRequest, UserAnswer, UserFiles, paths,
 };
 
 const DEFAULT_LIMIT: Duration = Duration::from_secs(10);
@@ -66,24 +67,18 @@ impl Client {
     }
 
     /// The beginnings and ends of flows from now on; the time limit holds for its start alone.
-    pub async fn follow_flows(&self) -> Result<FlowStream, ClientError> {
-        let open = async {
-            let (response, connection) = self
-                .open(Method::GET, paths::FLOWS_FOLLOW, Bytes::new())
-                .await?;
-            let mut stream = FlowStream {
-                connection: Some(connection),
-                status: response.status().as_u16(),
-                body: response.into_body(),
-                pending: BytesMut::new(),
-            };
-            if !(200..300).contains(&stream.status) {
-                let body = stream.rest().await?;
-                check_answer(stream.status, &body)?;
-            }
-            Ok(stream)
-        };
-        self.limited(open).await
+    pub async fn follow_flows(&self) -> Result<EventStream<FlowEvent>, ClientError> {
+        self.follow(paths::FLOWS_FOLLOW).await
+    }
+
+    /// The names that addresses stand for.
+    pub async fn names(&self, request: &NamesRequest) -> Result<NamesAnswer, ClientError> {
+        self.json(Method::POST, paths::DNS, encode(request)).await
+    }
+
+    /// Look-ups as they are answered from now on; the time limit holds for its start alone.
+    pub async fn follow_lookups(&self) -> Result<EventStream<LookupEvent>, ClientError> {
+        self.follow(paths::DNS_FOLLOW).await
     }
 
     /// The running apps that a profile claims.
@@ -162,6 +157,25 @@ impl Client {
         read_json(&self.call(method, path, body).await?)
     }
 
+    async fn follow<E>(&self, path: &str) -> Result<EventStream<E>, ClientError> {
+        let open = async {
+            let (response, connection) = self.open(Method::GET, path, Bytes::new()).await?;
+            let mut stream = EventStream {
+                connection: Some(connection),
+                status: response.status().as_u16(),
+                body: response.into_body(),
+                pending: BytesMut::new(),
+                _event: PhantomData,
+            };
+            if !(200..300).contains(&stream.status) {
+                let body = stream.rest().await?;
+                check_answer(stream.status, &body)?;
+            }
+            Ok(stream)
+        };
+        self.limited(open).await
+    }
+
     async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
         self.limited(async {
             let (response, mut connection) = self.open(method, path, body).await?;
@@ -225,17 +239,18 @@ impl Client {
     }
 }
 
-/// The stream of flow events; dropping it ends the call.
-pub struct FlowStream {
+/// A stream of events; dropping it ends the call.
+pub struct EventStream<E> {
     connection: Option<Connection>,
     status: u16,
     body: Incoming,
     pending: BytesMut,
+    _event: PhantomData<fn() -> E>,
 }
 
-impl FlowStream {
+impl<E: DeserializeOwned> EventStream<E> {
     /// The next event, or none when the daemon has ended the stream; waits without limit.
-    pub async fn next(&mut self) -> Result<Option<FlowEvent>, ClientError> {
+    pub async fn next(&mut self) -> Result<Option<E>, ClientError> {
         loop {
             if let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
                 let line = self.pending.split_to(end + 1);
@@ -255,7 +270,9 @@ impl FlowStream {
             }
         }
     }
+}
 
+impl<E> EventStream<E> {
     async fn rest(&mut self) -> Result<Bytes, ClientError> {
         let mut whole = BytesMut::new();
         while let Some(data) = self.frame().await? {

@@ -13,14 +13,15 @@ mod fuzz;
 mod messages;
 pub mod paths;
 
-pub use client::{Client, FlowStream};
+pub use client::{Client, EventStream};
 pub use error::{ClientError, Code, ErrorBody, Refusal};
 pub use messages::{
-    App, AppClaim, Check, ClaimedBy, Content, Decided, DecidedStep, ExplainRequest, ExplainTarget,
-    Explanation, Fact, Finding, Flow, FlowEvent, FlowState, KernelView, Lifecycle, Outcome,
-    Problem, ProfileState, ProfileStatus, ProfileText, Protocol, ReloadAnswer, RunAnswer,
-    RunRequest, RunServer, RunningApp, Severity, Status, StoreAnswer, Subject, SwitchAnswer,
-    SwitchRequest, Told, ToldBy, UserAnswer, UserFile, UserFiles, Way,
+    Answered, App, AppClaim, Approved, CachedAnswer, Check, ClaimedBy, Content, Decided,
+    DecidedStep, ExplainRequest, ExplainTarget, Explanation, Fact, Finding, Flow, FlowEvent,
+    FlowState, KernelView, KnownName, Lifecycle, Lookup, LookupEvent, NameCount, NamesAnswer,
+    NamesRequest, Outcome, Problem, ProfileState, ProfileStatus, ProfileText, Protocol,
+    ReloadAnswer, RunAnswer, RunRequest, RunServer, RunningApp, Severity, Status, StoreAnswer,
+    Subject, SwitchAnswer, SwitchRequest, Told, ToldBy, UserAnswer, UserFile, UserFiles, Way,
 };
 
 /// Where the daemon listens unless it was told otherwise.

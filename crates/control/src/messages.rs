@@ -1,4 +1,5 @@
 mod apps;
+mod dns;
 mod explain;
 mod user;
 
@@ -8,6 +9,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use self::apps::{AppClaim, ClaimedBy, RunningApp};
+pub use self::dns::{
+    Answered, Approved, CachedAnswer, KnownName, Lookup, LookupEvent, NameCount, NamesAnswer,
+    NamesRequest,
+};
 pub use self::explain::{
     Decided, DecidedStep, ExplainRequest, ExplainTarget, Explanation, Fact, Finding, KernelView,
     Subject,

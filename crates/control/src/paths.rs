@@ -6,6 +6,10 @@ pub const STATUS: &str = "/v1/status";
 pub const FLOWS: &str = "/v1/flows";
 /// `GET`: [`FlowEvent`](crate::FlowEvent)s as newline-delimited JSON, until either end closes.
 pub const FLOWS_FOLLOW: &str = "/v1/flows?follow=true";
+/// `POST` [`NamesRequest`](crate::NamesRequest): [`NamesAnswer`](crate::NamesAnswer).
+pub const DNS: &str = "/v1/dns";
+/// `GET`: [`LookupEvent`](crate::LookupEvent)s as newline-delimited JSON, until either end closes.
+pub const DNS_FOLLOW: &str = "/v1/dns?follow=true";
 /// `POST` [`RunRequest`](crate::RunRequest): [`RunAnswer`](crate::RunAnswer).
 pub const RUN: &str = "/v1/run";
 /// `POST` [`SwitchRequest`](crate::SwitchRequest): [`SwitchAnswer`](crate::SwitchAnswer).

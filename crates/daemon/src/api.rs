@@ -23,9 +23,10 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use offramp_control::{
-    Check, Code, ErrorBody, ExplainRequest, Explanation, Flow, FlowEvent, MAX_BODY, ProfileStatus,
-    ProfileText, Refusal, ReloadAnswer, RunAnswer, RunRequest, RunningApp, Status, StoreAnswer,
-    SwitchAnswer, SwitchRequest, UserAnswer, UserFiles, paths,
+    Check, Code, ErrorBody, ExplainRequest, Explanation, Flow, FlowEvent, LookupEvent, MAX_BODY,
+    NamesAnswer, NamesRequest, ProfileStatus, ProfileText, Refusal, ReloadAnswer, RunAnswer,
+    RunRequest, RunningApp, Status, StoreAnswer, SwitchAnswer, SwitchRequest, UserAnswer,
+    UserFiles, paths,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -34,7 +35,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use self::body::AnswerBody;
+use self::body::{AnswerBody, Events};
 use self::patience::Patient;
 pub(crate) use self::peer::Peer;
 use crate::budget::{Budget, Reached, Share};
@@ -82,6 +83,17 @@ pub(crate) trait Api: Send + Sync + 'static {
         &self,
         peer: &Peer,
     ) -> impl Future<Output = Result<mpsc::Receiver<FlowEvent>, Refusal>> + Send;
+    /// The names that addresses stand for.
+    fn names(
+        &self,
+        peer: &Peer,
+        request: NamesRequest,
+    ) -> impl Future<Output = Result<NamesAnswer, Refusal>> + Send;
+    /// Look-ups as they are answered from now on; the stream ends when the sender is dropped.
+    fn follow_lookups(
+        &self,
+        peer: &Peer,
+    ) -> impl Future<Output = Result<mpsc::Receiver<LookupEvent>, Refusal>> + Send;
     /// The running apps.
     fn apps(&self, peer: &Peer) -> impl Future<Output = Result<Vec<RunningApp>, Refusal>> + Send;
     /// Why a flow goes the way it goes.
@@ -263,11 +275,14 @@ async fn route(
     match (&method, path.as_str()) {
         (&Method::GET, paths::STATUS) => json(&api.status(peer).await?),
         (&Method::GET, paths::FLOWS) if follows(&request) => {
-            let share = FOLLOWED
-                .take(peer.uid)
-                .map_err(|limit| too_many("streams", limit))?;
+            let share = follower(peer)?;
             Ok(stream(api.follow_flows(peer).await?, share, stop))
         }
+        (&Method::GET, paths::DNS) if follows(&request) => {
+            let share = follower(peer)?;
+            Ok(stream(api.follow_lookups(peer).await?, share, stop))
+        }
+        (&Method::POST, paths::DNS) => json(&api.names(peer, message(request).await?).await?),
         (&Method::GET, paths::FLOWS) => json(&api.flows(peer).await?),
         (&Method::GET, paths::APPS) => json(&api.apps(peer).await?),
         (&Method::POST, paths::EXPLAIN) => json(&api.explain(peer, message(request).await?).await?),
@@ -297,6 +312,7 @@ fn nowhere(method: &Method, path: &str, is_profile: bool) -> Refusal {
     let known = [
         paths::STATUS,
         paths::FLOWS,
+        paths::DNS,
         paths::APPS,
         paths::EXPLAIN,
         paths::USER_POLICIES,
@@ -316,6 +332,12 @@ fn nowhere(method: &Method, path: &str, is_profile: bool) -> Refusal {
         Refusal::new(Code::NotFound, format!("there is no {path}"))
             .hint("the client and the daemon may be of different versions")
     }
+}
+
+/// One more who follows a stream.
+fn follower(peer: &Peer) -> Result<Share, Refusal> {
+    let taken = FOLLOWED.take(peer.uid);
+    taken.map_err(|limit| too_many("streams", limit))
 }
 
 fn follows(request: &Request<Incoming>) -> bool {
@@ -396,11 +418,11 @@ fn whole(status: StatusCode, kind: &'static str, bytes: Vec<u8>) -> Response<Ans
 }
 
 fn stream(
-    events: mpsc::Receiver<FlowEvent>,
+    events: impl Into<Events>,
     share: Share,
     stop: CancellationToken,
 ) -> Response<AnswerBody> {
-    let mut response = Response::new(AnswerBody::events(events, share, stop));
+    let mut response = Response::new(AnswerBody::events(events.into(), share, stop));
     let kind = HeaderValue::from_static("application/x-ndjson");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response

@@ -2,6 +2,7 @@
 
 mod journal;
 mod rules;
+mod shown;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,6 +16,7 @@ use offramp_rules::DomainName;
 use tokio::sync::Mutex;
 
 use self::journal::{Journal, Kept};
+pub(crate) use self::shown::Shown;
 use crate::budget::{Budget, Reached, Share};
 
 /// Addresses at one time, of all classes; each is a route.

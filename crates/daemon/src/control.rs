@@ -2,6 +2,7 @@
 
 mod apps;
 mod as_user;
+mod dns;
 mod explain;
 mod instance;
 mod launch;
@@ -12,9 +13,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use offramp_control::{
-    Check, Code, ExplainRequest, Explanation, Flow, FlowEvent, ProfileStatus, ProfileText, Refusal,
-    ReloadAnswer, RunAnswer, RunRequest, RunningApp, Status, StoreAnswer, SwitchAnswer,
-    SwitchRequest, UserAnswer, UserFiles,
+    Check, Code, ExplainRequest, Explanation, Flow, FlowEvent, LookupEvent, NamesAnswer,
+    NamesRequest, ProfileStatus, ProfileText, Refusal, ReloadAnswer, RunAnswer, RunRequest,
+    RunningApp, Status, StoreAnswer, SwitchAnswer, SwitchRequest, UserAnswer, UserFiles,
 };
 use offramp_profile::{ChangeError, Installed, Problem};
 use offramp_rules::{Claims, Layer, ProfileId};
@@ -69,7 +70,15 @@ impl Api for Desk {
     }
 
     async fn follow_flows(&self, peer: &Peer) -> Result<mpsc::Receiver<FlowEvent>, Refusal> {
-        Ok(self.shared.flows.follow(scope(peer)))
+        Ok(self.shared.flows.followers.follow(scope(peer)))
+    }
+
+    async fn names(&self, peer: &Peer, request: NamesRequest) -> Result<NamesAnswer, Refusal> {
+        self.known_names(peer, request).await
+    }
+
+    async fn follow_lookups(&self, peer: &Peer) -> Result<mpsc::Receiver<LookupEvent>, Refusal> {
+        Ok(self.shared.followed_lookups.follow(scope(peer)))
     }
 
     async fn apps(&self, peer: &Peer) -> Result<Vec<RunningApp>, Refusal> {

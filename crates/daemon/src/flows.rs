@@ -12,18 +12,16 @@ use offramp_control as control;
 use offramp_intercept::Identity;
 use offramp_relay::Counters;
 use offramp_rules::{Claims, DomainName, ProfileId, Protocol, Target, Verdict};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::active::Link;
+use crate::followers::Followers;
 use crate::pace::Pace;
 use crate::refusals::{Line, Refusals};
 use crate::sniff::Sniffed;
 use crate::takeover::Successor;
 use crate::takeover::wire::Way;
 
-/// How many events a slow follower may be behind before it misses some.
-const FOLLOWER_QUEUE: usize = 1024;
 /// Lines of one user in the log: in a second on the average, and at once.
 const LINES: (u32, u32) = (100, 1000);
 
@@ -31,7 +29,7 @@ const LINES: (u32, u32) = (100, 1000);
 pub(crate) struct Flows {
     next: AtomicU64,
     live: Mutex<HashMap<u64, Arc<Record>>>,
-    followers: Mutex<Vec<Follower>>,
+    pub(crate) followers: Followers<control::FlowEvent>,
     /// The daemon that shows these flows as its own from here on.
     successor: OnceLock<Successor>,
     /// Flows that have ended, by way.
@@ -48,7 +46,7 @@ impl Default for Flows {
         Self {
             next: AtomicU64::new(0),
             live: Mutex::default(),
-            followers: Mutex::default(),
+            followers: Followers::default(),
             relayed: AtomicU64::new(0),
             direct: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -57,13 +55,6 @@ impl Default for Flows {
             successor: OnceLock::new(),
         }
     }
-}
-
-struct Follower {
-    /// None sees the flows of every user.
-    uid: Option<u32>,
-    events: mpsc::Sender<control::FlowEvent>,
-    missed: u64,
 }
 
 /// What is known of one flow.
@@ -252,21 +243,6 @@ impl Flows {
         cut
     }
 
-    pub(crate) fn follow(&self, uid: Option<u32>) -> mpsc::Receiver<control::FlowEvent> {
-        let (events, received) = mpsc::channel(FOLLOWER_QUEUE);
-        let mut followers = self
-            .followers
-            .lock()
-            .expect("nothing panics with the followers");
-        followers.retain(|follower| !follower.events.is_closed());
-        followers.push(Follower {
-            uid,
-            events,
-            missed: 0,
-        });
-        received
-    }
-
     /// Tells of a limit that was reached, once for all that it has refused since the last time.
     pub(crate) fn limit_reached(&self, (key, refused, count): Line) {
         let what = key.what.as_str();
@@ -300,7 +276,8 @@ impl Flows {
             )),
             app: refused.app,
         };
-        self.tell_of(uid, || control::FlowEvent::End { flow: flow.clone() });
+        let event = || control::FlowEvent::End { flow: flow.clone() };
+        self.followers.tell(uid, event);
     }
 
     /// Tells what was left out of the log, and of limits. To be called now and then.
@@ -315,44 +292,14 @@ impl Flows {
     }
 
     fn tell(&self, record: &Record, event: impl Fn(control::Flow) -> control::FlowEvent) {
-        self.tell_of(record.identity.uid, || event(record.describe()));
-    }
-
-    fn tell_of(&self, uid: u32, event: impl Fn() -> control::FlowEvent) {
-        let mut followers = self
-            .followers
-            .lock()
-            .expect("nothing panics with the followers");
-        followers.retain_mut(|follower| match follower.uid {
-            Some(other) if other != uid => !follower.events.is_closed(),
-            _ => follower.tell(event()),
-        });
+        let uid = record.identity.uid;
+        self.followers.tell(uid, || event(record.describe()));
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Record>>> {
         self.live
             .lock()
             .expect("nothing panics while it holds the flows")
-    }
-}
-
-impl Follower {
-    /// Whether anybody still listens.
-    fn tell(&mut self, event: control::FlowEvent) -> bool {
-        if self.missed > 0 {
-            let missed = control::FlowEvent::Missed { count: self.missed };
-            if self.events.try_send(missed).is_ok() {
-                self.missed = 0;
-            }
-        }
-        match self.events.try_send(event) {
-            Ok(()) => true,
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                self.missed += 1;
-                true
-            }
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
-        }
     }
 }
 
@@ -557,7 +504,7 @@ fn left_out(uid: u32, count: u64) {
     tracing::info!(uid, flows = count, "flows ended without a line each");
 }
 
-fn unix_ms() -> u64 {
+pub(crate) fn unix_ms() -> u64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

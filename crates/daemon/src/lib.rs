@@ -15,6 +15,7 @@ mod ephemeral;
 mod facts;
 mod files;
 mod flows;
+mod followers;
 mod harden;
 mod keeper;
 mod lockdown;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use offramp_dns::{Lookup, NoAddress, Responder, Source, Way, exchange_tcp};
+use offramp_control::{self as control, LookupEvent};
+use offramp_dns::{By, Lookup, NoAddress, Observed, Responder, Source, Way, exchange_tcp};
 use offramp_intercept::{ClassId, Identity};
 use offramp_rules::{Claims, DomainName, Host, Target, Verdict, Why, decide, decide_name};
 
@@ -15,6 +16,7 @@ use tokio::net::TcpStream;
 use crate::active::Link;
 use crate::approvals::{Answered, NotApproved};
 use crate::budget::Reached;
+use crate::flows::{executable, unix_ms};
 use crate::policy::Book;
 use crate::refusals::What;
 use crate::shared::{ANYWHERE, Counts, Ends, Shared};
@@ -67,6 +69,39 @@ impl AppLookup {
         let world = Arc::clone(&self.shared.world.borrow());
         let target = Target { host, port: 53 };
         decide(&self.shared.policy().rules, &self.claims, &target, &world).verdict
+    }
+
+    /// An answered look-up, for people.
+    fn describe(&self, observed: &Observed) -> control::Lookup {
+        control::Lookup {
+            time: unix_ms(),
+            app: control::App {
+                pid: self.identity.pid,
+                uid: self.identity.uid,
+                executable: executable(self.identity.pid).to_string(),
+                command: None,
+            },
+            profile: Shared::first_profile(&self.claims).to_string(),
+            server: self.server().to_string(),
+            name: observed.name.clone(),
+            kind: observed.kind.clone(),
+            answered: match observed.by {
+                By::Synthetic => control::Answered::Synthetic,
+                By::Here => control::Answered::Here,
+                By::System => control::Answered::System,
+                By::Far => control::Answered::Far,
+            },
+            code: observed.code.clone(),
+            records: observed.records.clone(),
+            took_us: observed.took.as_micros() as u64,
+        }
+    }
+
+    /// The resolver that the app asked.
+    fn server(&self) -> SocketAddr {
+        let target = self.ends.target;
+        let asked = self.shared.capture.asked(target.ip());
+        SocketAddr::new(asked.unwrap_or(target.ip()), target.port())
     }
 
     /// Whether the program was recognised as no app after it had asked.
@@ -134,6 +169,17 @@ impl Lookup for AppLookup {
         };
         self.shared
             .refused(What::Names, limit, &self.identity, &self.ends);
+    }
+
+    fn is_followed(&self) -> bool {
+        self.shared.followed_lookups.any()
+    }
+
+    fn observe(&self, observed: Observed) {
+        let event = || LookupEvent::Answered {
+            lookup: Box::new(self.describe(&observed)),
+        };
+        self.shared.followed_lookups.tell(self.identity.uid, event);
     }
 
     async fn far(&self, query: Bytes, asked: SocketAddr) -> io::Result<Bytes> {

@@ -172,16 +172,25 @@ impl Policy {
     }
 
     fn entry(&self, claims: &Claims) -> Option<(&Blocks, &Book)> {
-        let own = self.claiming(claims).next().and_then(|active| {
-            let profile = &active.profile;
-            self.names.iter().find(|((v4, v6), _)| {
-                *v4 == profile.synthetic_v4
-                    && profile
-                        .synthetic_v6
-                        .is_none_or(|wanted| Some(wanted) == *v6)
-            })
-        });
+        let first = self.claiming(claims).next();
+        let own = first.and_then(|active| self.entry_of(active));
         own.or_else(|| self.names.iter().next())
+    }
+
+    fn entry_of(&self, active: &Active) -> Option<(&Blocks, &Book)> {
+        let profile = &active.profile;
+        self.names.iter().find(|((v4, v6), _)| {
+            *v4 == profile.synthetic_v4
+                && profile
+                    .synthetic_v6
+                    .is_none_or(|wanted| Some(wanted) == *v6)
+        })
+    }
+
+    /// The blocks of a profile at work.
+    pub(crate) fn blocks_of(&self, id: &ProfileId) -> Option<Blocks> {
+        let active = self.active.get(id)?;
+        self.entry_of(active).map(|(blocks, _)| *blocks)
     }
 
     pub(crate) fn books(&self) -> impl Iterator<Item = (&Blocks, &Book)> {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use offramp_control::Lifecycle;
+use offramp_control::{Lifecycle, LookupEvent};
 use offramp_dns::Held;
 use offramp_intercept::{Capture, ClassId, Identity, Label, Labelled, Replies, StartError};
 use offramp_relay::Limits;
@@ -22,6 +22,7 @@ use crate::classes::Classes;
 use crate::ephemeral::Ephemeral;
 use crate::facts::Facts;
 use crate::flows::{Flows, executable};
+use crate::followers::Followers;
 use crate::policy::Policy;
 use crate::pulse::Pulse;
 use crate::refusals::{Key, Refused, What};
@@ -56,6 +57,8 @@ pub(crate) struct Shared {
     pub(crate) world: watch::Sender<Arc<World>>,
     pub(crate) lifecycle: watch::Sender<Lifecycle>,
     pub(crate) limits: Limits,
+    /// Who hears of look-ups.
+    pub(crate) followed_lookups: Followers<LookupEvent>,
     /// Notified when something that decisions depend on may be another.
     pub(crate) changed: Arc<Notify>,
     /// Held by whoever changes profiles or classes, so that changes come one after another.
@@ -161,6 +164,7 @@ impl Shared {
             world: watch::Sender::new(Arc::new(World::default())),
             lifecycle: watch::Sender::new(Lifecycle::Starting),
             limits: Limits::default(),
+            followed_lookups: Followers::default(),
             changed,
             changing: tokio::sync::Mutex::new(()),
             reloading: tokio::sync::Mutex::new(()),

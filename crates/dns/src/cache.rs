@@ -344,7 +344,7 @@ fn size(key: &Key, answer: &Answer) -> usize {
     ENTRY + key.name.len() + answer.len()
 }
 
-fn text(name: &[u8]) -> String {
+pub(crate) fn text(name: &[u8]) -> String {
     let mut text = String::new();
     for label in labels(name) {
         for octet in label {

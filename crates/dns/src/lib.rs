@@ -17,6 +17,6 @@ mod wire;
 
 pub use cache::{Cached, Source};
 pub use names::{Family, Held, Known, Listed, Names, NoAddress};
-pub use responder::{Begun, Lookup, Question, Responder, Transport, Way};
+pub use responder::{Begun, By, Lookup, Observed, Question, Responder, Transport, Way};
 pub use system::{ResolveError, SystemResolver};
 pub use tcp::exchange_tcp;

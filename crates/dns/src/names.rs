@@ -8,7 +8,7 @@ use offramp_rules::{DomainName, Prefix};
 
 pub use self::list::{Known, Listed};
 pub use self::table::NoAddress;
-use self::table::Table;
+use self::table::{ROOT, Table};
 
 mod askers;
 pub(crate) mod file;
@@ -119,6 +119,18 @@ impl Names {
             name,
             by,
         })
+    }
+
+    /// Claims the address of `name` for a flow of `asker`'s that uses it already.
+    pub fn hold_name(
+        self: &Arc<Self>,
+        name: &DomainName,
+        family: Family,
+        asker: u32,
+    ) -> Option<Held> {
+        let address = self.lock().family(family)?.find(name, ROOT)?;
+        self.hold(address, asker)
+            .or_else(|| self.hold(address, ROOT))
     }
 
     /// Writes one line per known address: name, address, seconds without use, and the users who

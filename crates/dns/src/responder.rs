@@ -8,6 +8,7 @@ use bytes::Bytes;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::{HINFO, PTR};
 use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
+use tokio::time::Instant;
 
 use offramp_rules::DomainName;
 
@@ -17,7 +18,10 @@ use crate::{Family, Names, NoAddress, ResolveError, SystemResolver};
 
 use self::special::Special;
 
+pub use self::followed::{By, Observed};
+
 mod far;
+mod followed;
 mod special;
 
 /// The bounds of how long an excluded name's address is approved for: apps keep addresses for
@@ -27,13 +31,13 @@ const APPROVED: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(36
 /// How the lookups of a name are treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// Answered with a synthetic address, so that the name itself goes to the upstream.
+    /// Observed with a synthetic address, so that the name itself goes to the upstream.
     Relay,
     /// Excluded: answered by the system's resolver.
     System,
-    /// Answered with REFUSED.
+    /// Observed with REFUSED.
     Refuse,
-    /// Answered with NXDOMAIN: apps do without it, and ask us about everything else.
+    /// Observed with NXDOMAIN: apps do without it, and ask us about everything else.
     Absent,
 }
 
@@ -78,6 +82,14 @@ pub trait Lookup: Send + Sync {
     /// A name has no address because a limit is reached; the look-up fails.
     fn no_address(&self, _why: NoAddress) {}
 
+    /// Whether anybody wants to hear of answers.
+    fn is_followed(&self) -> bool {
+        false
+    }
+
+    /// Hears of an answer, where it was followed when the query came.
+    fn observe(&self, _observed: Observed) {}
+
     /// Resolves at the far side what synthetic addresses cannot answer (MX, TXT, SRV, PTR, ...):
     /// raw query in, raw answer out. `asked` is the server that the app asked. Waited for at
     /// most 10 s, for HTTPS and SVCB 1 s.
@@ -116,6 +128,8 @@ pub enum Begun {
 pub struct Question {
     asked: Asked,
     from: Elsewhere,
+    /// Where somebody follows.
+    began: Option<Instant>,
 }
 
 enum Elsewhere {
@@ -123,6 +137,15 @@ enum Elsewhere {
     System(Option<DomainName>),
     /// For the name, where host names can express it.
     Far(Option<DomainName>),
+}
+
+impl Elsewhere {
+    fn by(&self) -> By {
+        match self {
+            Self::System(_) => By::System,
+            Self::Far(_) => By::Far,
+        }
+    }
 }
 
 impl Responder {
@@ -171,9 +194,14 @@ impl Responder {
             Received::Wrong(answer) => return Begun::Done(Some(answer)),
             Received::Asked(asked) => asked,
         };
+        let began = lookup.is_followed().then(Instant::now);
         match self.resolve(&asked, lookup) {
-            Ok(answer) => Begun::Done(Some(fit(&asked, answer, transport))),
-            Err(from) => Begun::Waits(Question { asked, from }),
+            Ok(answer) => {
+                let answer = fit(&asked, answer, transport);
+                self.tell(&asked, &answer, By::Here, began, lookup);
+                Begun::Done(Some(answer))
+            }
+            Err(from) => Begun::Waits(Question { asked, from, began }),
         }
     }
 
@@ -185,15 +213,32 @@ impl Responder {
         transport: Transport,
         lookup: &L,
     ) -> Bytes {
-        let Question { asked: query, from } = question;
-        let answer = match from {
+        let query = question.asked;
+        let by = question.from.by();
+        let answer = match question.from {
             Elsewhere::System(name) => {
                 let name = name.as_ref();
                 self.ask_system(&query, name, transport, lookup).await
             }
             Elsewhere::Far(name) => self.ask_far(&query, name.as_ref(), asked, lookup).await,
         };
-        fit(&query, answer, transport)
+        let answer = fit(&query, answer, transport);
+        self.tell(&query, &answer, by, question.began, lookup);
+        answer
+    }
+
+    fn tell<L: Lookup>(
+        &self,
+        asked: &Asked,
+        answer: &[u8],
+        by: By,
+        began: Option<Instant>,
+        lookup: &L,
+    ) {
+        if let Some(began) = began {
+            let took = began.elapsed();
+            lookup.observe(Observed::read(asked, answer, by, &self.names, took));
+        }
     }
 
     /// What is kept of the far side's answers, by name.

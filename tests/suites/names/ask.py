@@ -97,6 +97,13 @@ def silent(text):
     return "sent"
 
 
+def keep(text):
+    """Keeps a connection open until standard input ends."""
+    said = socket.create_connection(target(text)[1]).recv(100)
+    sys.stdin.read()
+    return said
+
+
 def become(uid):
     os.setgroups([])
     os.setgid(int(uid))

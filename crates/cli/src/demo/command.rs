@@ -7,7 +7,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::Context;
-use offramp_control::{Client, Flow, FlowEvent, FlowStream};
+use offramp_control::{Client, EventStream, Flow, FlowEvent};
 use tokio::process::Child;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
@@ -92,7 +92,7 @@ fn invoker() -> Option<u32> {
 
 /// The flows of the command.
 struct Notes {
-    events: FlowStream,
+    events: EventStream<FlowEvent>,
     open: BTreeSet<u64>,
     ended: Vec<Flow>,
     left_out: u64,

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use offramp_control::{Client, Flow, FlowEvent, FlowStream, ProfileState, Way};
+use offramp_control::{Client, EventStream, Flow, FlowEvent, ProfileState, Way};
 use tokio::io::{BufReader, Lines};
 use tokio::process::ChildStdout;
 use tokio::time::{sleep, timeout};
@@ -279,7 +279,7 @@ fn row(app: &str, way: Way, curl: &Curl, seen: String) -> Row {
 }
 
 /// The next flow that ends.
-async fn ended(events: &mut FlowStream) -> anyhow::Result<Flow> {
+async fn ended(events: &mut EventStream<FlowEvent>) -> anyhow::Result<Flow> {
     let next = async {
         while let Some(event) = events.next().await? {
             if let FlowEvent::End { flow } = event {

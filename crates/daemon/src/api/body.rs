@@ -4,7 +4,8 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use offramp_control::FlowEvent;
+use offramp_control::{FlowEvent, LookupEvent};
+use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -16,11 +17,43 @@ pub(super) struct AnswerBody(Kind);
 enum Kind {
     Whole(Option<Bytes>),
     Events {
-        events: mpsc::Receiver<FlowEvent>,
+        events: Events,
         /// Given back with the stream.
         _share: Share,
         stopped: Pin<Box<WaitForCancellationFutureOwned>>,
     },
+}
+
+/// What is followed.
+pub(super) enum Events {
+    Flows(mpsc::Receiver<FlowEvent>),
+    Lookups(mpsc::Receiver<LookupEvent>),
+}
+
+impl From<mpsc::Receiver<FlowEvent>> for Events {
+    fn from(events: mpsc::Receiver<FlowEvent>) -> Self {
+        Self::Flows(events)
+    }
+}
+
+impl From<mpsc::Receiver<LookupEvent>> for Events {
+    fn from(events: mpsc::Receiver<LookupEvent>) -> Self {
+        Self::Lookups(events)
+    }
+}
+
+impl Events {
+    /// The next one as a line; none at the end.
+    fn poll_line(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        match self {
+            Self::Flows(events) => events
+                .poll_recv(context)
+                .map(|event| event.map(|event| line(&event))),
+            Self::Lookups(events) => events
+                .poll_recv(context)
+                .map(|event| event.map(|event| line(&event))),
+        }
+    }
 }
 
 impl AnswerBody {
@@ -31,11 +64,7 @@ impl AnswerBody {
     }
 
     /// Ends with the last event, or when the daemon stops.
-    pub(super) fn events(
-        events: mpsc::Receiver<FlowEvent>,
-        share: Share,
-        stop: CancellationToken,
-    ) -> Self {
+    pub(super) fn events(events: Events, share: Share, stop: CancellationToken) -> Self {
         Self(Kind::Events {
             events,
             _share: share,
@@ -57,8 +86,8 @@ impl Body for AnswerBody {
             Kind::Events {
                 events, stopped, ..
             } => {
-                if let Poll::Ready(event) = events.poll_recv(context) {
-                    return Poll::Ready(event.map(|event| Ok(Frame::data(line(&event)))));
+                if let Poll::Ready(line) = events.poll_line(context) {
+                    return Poll::Ready(line.map(|line| Ok(Frame::data(line))));
                 }
                 stopped.as_mut().poll(context).map(|()| None)
             }
@@ -79,7 +108,7 @@ impl Body for AnswerBody {
     }
 }
 
-fn line(event: &FlowEvent) -> Bytes {
+fn line(event: &impl Serialize) -> Bytes {
     let mut line =
         serde_json::to_vec(event).expect("an event has string keys and no fallible parts");
     line.push(b'\n');

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use offramp_control::{
-    App, AppClaim, ClaimedBy, Client, ClientError, Content, ExplainTarget, FlowState, Lifecycle,
-    ProfileState, Protocol, Subject, UserFile, Way, blocking,
+    App, AppClaim, ClaimedBy, Client, ClientError, Content, ExplainTarget, FlowState, KnownName,
+    Lifecycle, ProfileState, Protocol, Subject, UserFile, Way, blocking,
 };
 use tokio::net::UnixListener;
 use tokio::task::JoinSet;
@@ -43,6 +43,27 @@ impl Api for Echo {
         if self.hold_stream {
             std::mem::forget(sender);
         }
+        Ok(receiver)
+    }
+
+    async fn names(&self, _: &Peer, request: NamesRequest) -> Result<NamesAnswer, Refusal> {
+        Ok(NamesAnswer {
+            names: vec![KnownName {
+                address: "198.18.1.2".into(),
+                name: request.name.unwrap_or_default(),
+                profiles: vec!["work".into()],
+                users: vec![0],
+                unused_ms: 1,
+                flows: 2,
+            }],
+            ..NamesAnswer::default()
+        })
+    }
+
+    async fn follow_lookups(&self, _: &Peer) -> Result<mpsc::Receiver<LookupEvent>, Refusal> {
+        let (sender, receiver) = mpsc::channel(1);
+        let missed = LookupEvent::Missed { count: 9 };
+        sender.try_send(missed).unwrap();
         Ok(receiver)
     }
 
@@ -359,6 +380,20 @@ async fn events_arrive_in_order_and_the_stream_ends() {
         assert_eq!(stream.next().await.unwrap(), Some(event));
     }
     assert_eq!(stream.next().await.unwrap(), None);
+    let mut stream = server.client().follow_lookups().await.unwrap();
+    let missed = Some(LookupEvent::Missed { count: 9 });
+    assert_eq!(stream.next().await.unwrap(), missed);
+    assert_eq!(stream.next().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn names_are_asked_for_by_name() {
+    let request = NamesRequest {
+        name: Some("a.example".into()),
+        profile: None,
+    };
+    let answer = Server::echo().client().names(&request).await.unwrap();
+    assert_eq!(answer.names[0].name, "a.example");
 }
 
 #[tokio::test]

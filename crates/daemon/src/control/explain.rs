@@ -5,6 +5,7 @@ mod decided;
 #[cfg(test)]
 mod fuzz;
 mod known;
+mod open;
 mod wanted;
 
 use offramp_control::{Code, ExplainRequest, Explanation, Finding, KernelView, Refusal, Way};
@@ -14,9 +15,11 @@ use offramp_rules::{Claims, Found, Profile, ProfileId, claims, examine};
 use self::case::Case;
 pub(super) use self::decided::way;
 pub(super) use self::known::login;
+use self::open::open;
 use self::wanted::Wanted;
-use super::{Desk, sees};
+use super::{Desk, scope, sees};
 use crate::api::Peer;
+use crate::approvals::Shown;
 use crate::policy::Policy;
 
 impl Desk {
@@ -26,12 +29,13 @@ impl Desk {
         request: ExplainRequest,
     ) -> Result<Explanation, Refusal> {
         let wanted = request.target.as_ref().map(Wanted::read).transpose()?;
+        let shown = self.shared.approvals.shown(scope(peer)).await;
         match (request.subject, wanted) {
             (Some(subject), wanted) => {
                 let case = self.case(peer, &subject).await?;
-                Ok(self.of_app(peer, case, wanted))
+                Ok(self.of_app(peer, case, wanted, &shown))
             }
-            (None, Some(wanted)) => Ok(self.of_profiles(peer, &wanted)),
+            (None, Some(wanted)) => Ok(self.of_profiles(peer, &wanted, &shown)),
             (None, None) => {
                 let message = "neither an app nor a target is asked about";
                 Err(Refusal::new(Code::BadRequest, message))
@@ -40,7 +44,13 @@ impl Desk {
     }
 
     /// What becomes of a flow of one app.
-    fn of_app(&self, peer: &Peer, case: Case, wanted: Option<Wanted>) -> Explanation {
+    fn of_app(
+        &self,
+        peer: &Peer,
+        case: Case,
+        wanted: Option<Wanted>,
+        shown: &[Shown],
+    ) -> Explanation {
         let policy = self.shared.policy();
         let found = match &case.app {
             Some(app) if !case.is_left_alone() => claims(&policy.rules, app, &case.inherited),
@@ -62,6 +72,10 @@ impl Desk {
         });
         let findings = findings.collect();
         let wanted = wanted.or(case.target).unwrap_or_else(Wanted::anywhere);
+        let mut notes = case.notes;
+        if let Some(class) = self.shared.find_class(&found) {
+            notes.extend(open(shown, &wanted, Some(class)));
+        }
         let asker = case.app.as_ref().map_or(peer.uid, |app| app.user.id);
         let mut decided = self.decided(peer, &policy, &found, asker, &wanted);
         if case.is_elsewhere && !found.is_empty() {
@@ -78,12 +92,12 @@ impl Desk {
                 .label
                 .map(|label| self.kernel(label.map(|label| label.label), &found)),
             decisions: vec![decided],
-            notes: case.notes,
+            notes,
         }
     }
 
     /// What each profile makes of a target, whatever its rules name.
-    fn of_profiles(&self, peer: &Peer, wanted: &Wanted) -> Explanation {
+    fn of_profiles(&self, peer: &Peer, wanted: &Wanted, shown: &[Shown]) -> Explanation {
         let policy = self.shared.policy();
         let visible = policy
             .rules
@@ -110,6 +124,7 @@ impl Desk {
         let mut notes: Vec<String> = limited
             .filter_map(|profile| of_some_names(&policy, peer, profile))
             .collect();
+        notes.extend(open(shown, wanted, None));
         if decisions.is_empty() {
             notes.push("no profile is in force".into());
         }

@@ -1,13 +1,16 @@
 //! Flows that another daemon relays: as they are handed over, and as they are taken.
 
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use offramp_dns::{Family, Held};
 use offramp_intercept::ClassId;
-use offramp_rules::ProfileId;
+use offramp_rules::{Host, ProfileId};
 
 use super::*;
 use crate::classes::KeptClaims;
+use crate::policy::Policy;
 use crate::takeover::wire;
 
 impl Flows {
@@ -90,6 +93,19 @@ impl Flows {
 }
 
 impl FlowGuard {
+    /// Claims the address of the name that the flow goes to.
+    pub(crate) fn hold_name(&self, policy: &Policy, target: &Target) -> Option<Held> {
+        let Host::Name(name) = &target.host else {
+            return None;
+        };
+        let family = match self.record.source.ip().to_canonical() {
+            IpAddr::V4(_) => Family::V4,
+            IpAddr::V6(_) => Family::V6,
+        };
+        let book = policy.book(&self.record.claims())?;
+        book.names.hold_name(name, family, self.record.identity.uid)
+    }
+
     /// Says how many bytes were sent and received so far.
     pub(crate) fn count(&self, sent: u64, received: u64) {
         let counters = &self.record.counters;

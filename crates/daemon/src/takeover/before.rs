@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use offramp_dns::Held;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
@@ -49,6 +50,8 @@ struct Flow {
 /// One of its ways.
 struct Open {
     _leg: Leg,
+    /// The name's address is not to become another's.
+    _held: Option<Held>,
     watch: AbortHandle,
 }
 
@@ -169,13 +172,18 @@ impl Conversation {
             _ => None,
         };
         let leg = guard.leg(&target, name, &verdict, link.as_deref());
+        let held = guard.hold_name(&self.shared.policy(), &target);
         let (cut, words) = (leg.cut.clone(), self.words.clone());
         let target = Some(WireTarget::of(&target));
         let watch = self.watches.spawn(async move {
             cut.cancelled().await;
             let _ = words.send(Message::Cut { flow, target }).await;
         });
-        Some(Open { _leg: leg, watch })
+        Some(Open {
+            _leg: leg,
+            _held: held,
+            watch,
+        })
     }
 
     /// Hears the daemon before until it has ended; after `stop` it is asked to.

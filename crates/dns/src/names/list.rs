@@ -35,7 +35,7 @@ pub struct Listed {
     /// How many the user has asked for, IPv4 and IPv6; of root, how many there are.
     pub counts: [usize; 2],
     /// How many there may be of that in each family.
-    pub most: [usize; 2],
+    pub most: usize,
     /// There are more than were wanted.
     pub is_cut: bool,
 }
@@ -55,7 +55,7 @@ impl Names {
                 continue;
             };
             listed.counts[number] = table.share(asker);
-            listed.most[number] = match asker {
+            listed.most = match asker {
                 ROOT => table.capacity(),
                 _ => table.capacity() / 4,
             };

@@ -55,7 +55,10 @@ impl Desk {
                 })
                 .collect(),
             way: way(&decision.verdict),
-            note: note.or_else(|| of_names(&host, &decision.verdict)),
+            note: note.or_else(|| {
+                let book = policy.book(claims);
+                of_names(&host, &decision.verdict, book, asker)
+            }),
             verdict: self.words(policy, &decision.verdict),
         }
     }
@@ -76,7 +79,7 @@ impl Desk {
 }
 
 /// What a look-up of the name is answered; see `AppLookup::way`.
-fn of_names(host: &Host, verdict: &Verdict) -> Option<String> {
+fn of_names(host: &Host, verdict: &Verdict, book: Option<&Book>, asker: u32) -> Option<String> {
     let Host::Name(name) = host else { return None };
     let answer = match verdict {
         Verdict::Direct(Why::Unmanaged | Why::Loopback) => return None,
@@ -85,7 +88,17 @@ fn of_names(host: &Host, verdict: &Verdict) -> Option<String> {
         }
         Verdict::Refuse(Why::NotInForce(_)) => "refused",
         Verdict::Refuse(Why::EncryptedResolver(..)) => "that there is no such name",
-        _ => "answered by an address that stands for the name",
+        _ => {
+            let known = book.map(|book| book.names.addresses_of(name, asker));
+            let known: Vec<_> = known.iter().flatten().map(ToString::to_string).collect();
+            let known = match known.is_empty() {
+                true => format!("none yet: no app of user {asker} has asked"),
+                false => known.join(", "),
+            };
+            return Some(format!(
+                "a look-up of {name} is answered by an address that stands for the name ({known})"
+            ));
+        }
     };
     Some(format!("a look-up of {name} is {answer}"))
 }
