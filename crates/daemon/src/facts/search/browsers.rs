@@ -9,10 +9,21 @@ use super::folders::{self, Folder};
 use crate::facts::desktop;
 use crate::facts::file::Opened;
 
-/// How many browsers of everybody are taken.
-const SHARED: usize = 128;
-/// How many that are one user's own: who may write entries is no reason for long work.
-const OWN: usize = 16;
+/// How many entries of a folder are looked at, and how many browsers are taken: of everybody, and of
+/// one user's own. Whoever writes entries is not to make much work for all.
+const SHARED: Most = Most {
+    entries: 8192,
+    browsers: 128,
+};
+const OWN: Most = Most {
+    entries: 256,
+    browsers: 16,
+};
+
+struct Most {
+    entries: usize,
+    browsers: usize,
+}
 
 /// The browsers that were found, and where.
 #[derive(Default)]
@@ -40,14 +51,15 @@ impl Browsers {
         for Folder { path, user } in folders {
             browsers.known.watch(&path);
             let most = if user.is_some() { OWN } else { SHARED };
-            for name in folders::list(&path) {
-                let Some(id) = name.strip_suffix(".desktop") else {
-                    continue;
-                };
-                let file = path.join(&name);
+            let names = folders::list(&path);
+            let ids = names
+                .iter()
+                .filter_map(|name| name.strip_suffix(".desktop"));
+            for id in ids.take(most.entries) {
+                let file = path.join(format!("{id}.desktop"));
                 browsers.known.watch(&file);
                 let count = counts.entry(user).or_default();
-                let entry = Opened::at(&file).ok().filter(|_| *count < most);
+                let entry = Opened::at(&file).ok().filter(|_| *count < most.browsers);
                 let browser = entry.and_then(|entry| desktop::browser(&entry));
                 let Some(identity) = browser.and_then(|browser| identity(browser, id)) else {
                     continue;
@@ -148,13 +160,13 @@ mod tests {
         let expected = ["None flatpak:org.two.Two", "None app:one"];
         assert_eq!(told(&before), expected);
         assert!(before.is_current());
-        for number in 0..OWN + 10 {
+        for number in 0..OWN.browsers + 10 {
             entry(home.path(), &format!("own{number}.desktop"), "");
         }
         assert!(!before.is_current());
         let now = search();
         let own = now.found.iter().filter(|own| own.user == Some(1000));
-        assert_eq!(own.count(), OWN);
+        assert_eq!(own.count(), OWN.browsers);
         // In place, without a trace in the folder.
         fs::write(shared.path().join("one.desktop"), "[Desktop Entry]\n").expect("it is there");
         assert!(!now.is_current());
