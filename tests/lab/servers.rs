@@ -38,6 +38,14 @@ impl Names {
             "--address=/apps.test/2001:db8::15".to_owned(),
             "--txt-record=origin.test,a text of the origin".to_owned(),
             "--mx-host=origin.test,mail.wild.test,10".to_owned(),
+            // Two names with one address, and names that lead to each other's domains.
+            "--host-record=near.test,far.test,203.0.113.14".to_owned(),
+            "--host-record=near.far.test,notnear.test,203.0.113.15".to_owned(),
+            "--host-record=xn--bcher-kva.near.test,203.0.113.14".to_owned(),
+            "--host-record=_odd.near.test,203.0.113.14".to_owned(),
+            "--cname=alias.near.test,far.test".to_owned(),
+            "--cname=alias.far.test,near.test".to_owned(),
+            "--srv-host=_web._tcp.near.test,far.test,80".to_owned(),
         ];
         let mut command = host.command("dnsmasq");
         command.args([

@@ -15,6 +15,7 @@ mod mounts;
 mod people;
 mod process;
 mod search;
+mod servers;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use hash::Hashes;
 use people::People;
 pub(crate) use search::Browsers;
 use search::{Known, Wanted};
+pub(crate) use servers::serves_names;
 use sources::Source;
 
 /// A process of this machine.

@@ -204,6 +204,12 @@ impl Lookup for AppLookup {
         upstream.resolve(query).await.map_err(io::Error::other)
     }
 
+    async fn serves_names(&self) -> bool {
+        let pid = self.identity.pid;
+        let look = move || crate::facts::serves_names(pid);
+        tokio::task::spawn_blocking(look).await.unwrap_or(false)
+    }
+
     async fn approve(&self, name: &DomainName, addresses: &[(IpAddr, Duration)]) -> bool {
         // Others wait for their verdict in the same class.
         let class = match self.identity.class {

@@ -378,17 +378,23 @@ pub(crate) fn is_truncated(answer: &[u8]) -> bool {
 
 fn domain_name<'a>(labels: impl Iterator<Item = &'a [u8]>) -> Option<DomainName> {
     let mut text = String::with_capacity(64);
+    let mut count = 0;
     for label in labels {
+        // Some programs ask for Unicode as it is (RFC 6055 section 3).
+        let label = std::str::from_utf8(label).ok()?;
         if !label
-            .iter()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_') || !c.is_ascii())
         {
             return None;
         }
-        text.extend(label.iter().map(|b| char::from(b.to_ascii_lowercase())));
+        text.extend(label.chars().map(|c| c.to_ascii_lowercase()));
         text.push('.');
+        count += 1;
     }
-    DomainName::parse(&text).ok()
+    let name = DomainName::parse(&text).ok()?;
+    // IDNA has other full stops; in a label they end none.
+    (name.as_str().split('.').count() == count).then_some(name)
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use crate::message::{self, Asked, Received};
 use crate::{Family, Names, NoAddress, ResolveError, SystemResolver};
 
 use self::special::Special;
+use crate::system::answer::{Tidied, tidy};
 
 pub use self::followed::{By, Observed};
 
@@ -98,6 +99,11 @@ pub trait Lookup: Send + Sync {
         query: Bytes,
         asked: SocketAddr,
     ) -> impl Future<Output = io::Result<Bytes>> + Send;
+
+    /// Whether the program that asks is a server of names itself.
+    fn serves_names(&self) -> impl Future<Output = bool> + Send {
+        std::future::ready(false)
+    }
 
     /// Opens the way to addresses of an excluded name for this long, before the app is told them.
     /// False: that is not possible, and the look-up fails.
@@ -218,7 +224,8 @@ impl Responder {
         let answer = match question.from {
             Elsewhere::System(name) => {
                 let name = name.as_ref();
-                self.ask_system(&query, name, transport, lookup).await
+                let from = (asked, transport);
+                self.ask_system(&query, name, from, lookup).await
             }
             Elsewhere::Far(name) => self.ask_far(&query, name.as_ref(), asked, lookup).await,
         };
@@ -364,15 +371,20 @@ impl Responder {
         &self,
         query: &Asked,
         name: Option<&DomainName>,
-        transport: Transport,
+        (asked, transport): (SocketAddr, Transport),
         lookup: &L,
     ) -> Bytes {
         let failed = || query.code(ResponseCode::ServFail);
-        let answer = match self
-            .system
-            .exchange(&query.raw, transport, &self.names)
-            .await
-        {
+        // A resolver that is under a rule itself would be asked what it asks: it means the server
+        // that it has asked.
+        let exchanged = match lookup.serves_names().await {
+            true => self.system.ask_one(asked, &query.raw, transport).await,
+            false => {
+                let names = &self.names;
+                self.system.exchange(&query.raw, transport, names).await
+            }
+        };
+        let answer = match exchanged {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::debug!(error = %error, "the system resolver gave no answer");
@@ -382,9 +394,12 @@ impl Responder {
         let Some(answer) = query.adopt(&answer) else {
             return failed();
         };
-        let addresses = match message::addresses(&answer) {
-            Some(addresses) => addresses,
-            None if message::is_truncated(&answer) => Vec::new(),
+        let Tidied { answer, addresses } = match tidy(&answer, APPROVED[1]) {
+            Some(tidied) => tidied,
+            None if message::is_truncated(&answer) => Tidied {
+                answer,
+                addresses: Vec::new(),
+            },
             // What cannot be read cannot be approved, so it would be of no use to the app.
             None => return failed(),
         };

@@ -1,6 +1,6 @@
 //! HTTPS and SVCB records (RFC 9460) as an app may see them: no address but synthetic ones.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::wire::{Part, WireName, u16_at};
 
@@ -44,6 +44,24 @@ pub(crate) fn rewrite(
         Part::Whole(target),
         Part::Octets(written),
     ])
+}
+
+/// The addresses in the data of a record; `None` for what clients have to reject.
+pub(crate) fn hints(message: &[u8], data: std::ops::Range<usize>) -> Option<Vec<IpAddr>> {
+    let (_, at) = WireName::read(message, data.start + 2)?;
+    let mut hints = Vec::new();
+    for (key, value) in parameters(message.get(at..data.end)?)? {
+        match key {
+            key::IPV4_HINT => {
+                hints.extend(value.as_chunks::<4>().0.iter().copied().map(IpAddr::from))
+            }
+            key::IPV6_HINT => {
+                hints.extend(value.as_chunks::<16>().0.iter().copied().map(IpAddr::from))
+            }
+            _ => {}
+        }
+    }
+    Some(hints)
 }
 
 /// Keys and values, keys ascending.

@@ -1,23 +1,31 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hickory_proto::op::Message;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::message;
 use crate::{Names, Transport, exchange_tcp};
 
 use self::resolv_conf::ResolvConf;
 
+pub(crate) mod answer;
 pub(crate) mod resolv_conf;
 
-/// How long one server is waited for, per try.
+/// How long one server is waited for, per try, where resolv.conf says nothing else.
 const TRY_LIMIT: Duration = Duration::from_secs(2);
+
+/// How often all servers are asked, where resolv.conf says nothing else.
+const ATTEMPTS: usize = 2;
+
+/// How long all tries may take; apps ask again after five seconds, and then give up.
+const WHOLE_LIMIT: Duration = Duration::from_secs(12);
 
 /// How many lookups run at a time; more of them fail at once.
 const PARALLEL: usize = 256;
@@ -42,6 +50,8 @@ pub struct SystemResolver {
     conf: ResolvConf,
     port: u16,
     permits: Semaphore,
+    /// How many look-ups there were, for `options rotate`.
+    asked: AtomicUsize,
 }
 
 impl Default for SystemResolver {
@@ -62,6 +72,7 @@ impl SystemResolver {
             conf: ResolvConf::new(path.into()),
             port,
             permits: Semaphore::new(PARALLEL),
+            asked: AtomicUsize::new(0),
         }
     }
 
@@ -74,20 +85,36 @@ impl SystemResolver {
         synthetic: &Names,
     ) -> Result<Bytes, ResolveError> {
         let _permit = self.permits.try_acquire().map_err(|_| ResolveError::Busy)?;
-        let mut servers = self.conf.servers(self.port);
+        let conf = self.conf.current();
+        let mut servers = conf.addresses(self.port);
         servers.retain(|server| !synthetic.contains(server.ip()));
-        // A single server is asked twice, because a datagram may be lost.
-        let tries = servers.len().max(2);
+        if conf.rotate && !servers.is_empty() {
+            let first = self.asked.fetch_add(1, Ordering::Relaxed) % servers.len();
+            servers.rotate_left(first);
+        }
+        let transport = match conf.over_tcp {
+            true => Transport::Tcp,
+            false => transport,
+        };
+        let limit = conf.timeout.unwrap_or(TRY_LIMIT);
+        let end = Instant::now() + WHOLE_LIMIT;
         let mut failed = None;
         let mut negative = None;
-        for server in servers.iter().cycle().take(tries) {
-            match ask(*server, query, transport).await {
-                Ok(answer) if is_failure(&answer) => negative = Some(answer),
-                Ok(answer) => return Ok(answer),
-                Err(error) => {
-                    tracing::debug!(server = %server, error = %error, "a resolver gave no answer");
-                    failed = Some(error);
+        for _ in 0..conf.attempts.unwrap_or(ATTEMPTS) {
+            for server in &servers {
+                let limit = limit.min(end.saturating_duration_since(Instant::now()));
+                match ask(*server, query, transport, limit).await {
+                    Ok(answer) if is_failure(&answer) => negative = Some(answer),
+                    Ok(answer) => return Ok(answer),
+                    Err(error) => {
+                        tracing::debug!(server = %server, error = %error, "a resolver gave no answer");
+                        failed = Some(error);
+                    }
                 }
+            }
+            // Whoever has said that it does not know says it again.
+            if negative.is_some() || Instant::now() >= end {
+                break;
             }
         }
         match (negative, failed) {
@@ -96,20 +123,40 @@ impl SystemResolver {
             (None, None) => Err(ResolveError::NoServer),
         }
     }
+
+    /// The same from one server, twice if need be: a datagram may be lost.
+    pub(crate) async fn ask_one(
+        &self,
+        server: SocketAddr,
+        query: &[u8],
+        transport: Transport,
+    ) -> Result<Bytes, ResolveError> {
+        let _permit = self.permits.try_acquire().map_err(|_| ResolveError::Busy)?;
+        if let Ok(answer) = ask(server, query, transport, TRY_LIMIT).await {
+            return Ok(answer);
+        }
+        let again = ask(server, query, transport, TRY_LIMIT).await;
+        again.map_err(ResolveError::NoAnswer)
+    }
 }
 
-async fn ask(server: SocketAddr, query: &[u8], transport: Transport) -> io::Result<Bytes> {
+async fn ask(
+    server: SocketAddr,
+    query: &[u8],
+    transport: Transport,
+    limit: Duration,
+) -> io::Result<Bytes> {
     let mut query = query.to_vec();
     query[..2].copy_from_slice(&random_id().to_be_bytes());
     if transport == Transport::Tcp {
-        return timeout(TRY_LIMIT, ask_tcp(server, &query)).await?;
+        return timeout(limit, ask_tcp(server, &query)).await?;
     }
-    let answer = timeout(TRY_LIMIT, ask_udp(server, &query)).await??;
+    let answer = timeout(limit, ask_udp(server, &query)).await??;
     if !message::is_truncated(&answer) {
         return Ok(answer);
     }
     // The app can ask again over TCP itself if this fails.
-    match timeout(TRY_LIMIT, ask_tcp(server, &query)).await {
+    match timeout(limit, ask_tcp(server, &query)).await {
         Ok(Ok(whole)) => Ok(whole),
         Ok(Err(_)) | Err(_) => Ok(answer),
     }

@@ -112,8 +112,31 @@ fn names_that_hosts_cannot_have_are_none() {
     let dotted = Name::from_labels([&b"a.b"[..], b"example"]).unwrap();
     let bytes = Name::from_labels([&b"\xff\x00"[..], b"example"]).unwrap();
     let puny = Name::from_ascii("xn--\u{61}.example.").unwrap();
-    for name in [odd, dotted, bytes, puny, Name::root()] {
+    let ended = Name::from_labels(["a\u{3002}b".as_bytes(), b"example"]).unwrap();
+    for name in [odd, dotted, bytes, puny, ended, Name::root()] {
         assert_eq!(domain_name(name.iter()), None, "{name}");
+    }
+}
+
+#[test]
+fn names_in_unicode_are_those_in_a_labels() {
+    for label in [
+        "b\u{fc}cher",
+        "B\u{dc}CHER",
+        "xn--bcher-kva",
+        "XN--Bcher-KVA",
+    ] {
+        let name = Name::from_labels([label.as_bytes(), b"Example"]).unwrap();
+        let name = domain_name(name.iter()).expect(label);
+        assert_eq!(name.as_str(), "xn--bcher-kva.example");
+    }
+    // What only looks like one, and underscores, are host names to many.
+    for label in ["r3---sn-abc", "_sip", "a_b"] {
+        let name = Name::from_labels([label.as_bytes(), b"example"]).unwrap();
+        assert_eq!(
+            domain_name(name.iter()).expect(label).as_str(),
+            format!("{label}.example")
+        );
     }
 }
 

@@ -217,7 +217,8 @@ fn the_servers_are_those_of_the_file_as_it_is_now() {
     let check = |text: &str, expected: &[&str]| {
         std::fs::write(&conf, text).unwrap();
         let servers: Vec<_> = resolver
-            .servers(53)
+            .current()
+            .addresses(53)
             .iter()
             .map(ToString::to_string)
             .collect();
@@ -234,6 +235,87 @@ fn the_servers_are_those_of_the_file_as_it_is_now() {
     check("nameserver fe80::1%../x\n", &["127.0.0.1:53"]);
     let many = "nameserver 192.0.2.1\n".repeat(9);
     check(&many, &["192.0.2.1:53"; 3]);
-    std::fs::remove_file(&conf).unwrap();
-    assert_eq!(resolver.servers(5), ["127.0.0.1:5".parse().unwrap()]);
+    check("nameserver fe80::1%\n", &["127.0.0.1:53"]);
+    check(
+        "nameserver 192.0.2.1\nnameserver fe80::1%nosuch\n",
+        &["192.0.2.1:53"],
+    );
+    // Another file of the same size in its place, as NetworkManager does it, then a link to one.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("resolv.conf");
+    let resolver = ResolvConf::new(path.clone());
+    let check = |expected: &str| {
+        let servers = resolver.current().addresses(53);
+        assert_eq!(servers, [format!("{expected}:53").parse().unwrap()]);
+    };
+    for server in ["192.0.2.1", "192.0.2.2"] {
+        let fresh = folder.path().join("fresh");
+        std::fs::write(&fresh, format!("nameserver {server}\n")).unwrap();
+        std::fs::rename(fresh, &path).unwrap();
+        check(server);
+    }
+    for server in ["192.0.2.3", "192.0.2.4"] {
+        let (target, fresh) = (folder.path().join(server), folder.path().join("link"));
+        std::fs::write(&target, format!("nameserver {server}\n")).unwrap();
+        std::os::unix::fs::symlink(&target, &fresh).unwrap();
+        std::fs::rename(fresh, &path).unwrap();
+        check(server);
+    }
+    std::fs::remove_file(&path).unwrap();
+    check("127.0.0.1");
+}
+
+#[test]
+fn options_are_those_of_resolvers() {
+    let conf = resolv_conf::parse(
+        b"options timeout:3 rotate edns0 trust-ad ndots:2\noptions attempts:99 use-vc timeout:x",
+    );
+    assert_eq!(conf.timeout, Some(Duration::from_secs(3)));
+    assert_eq!(conf.attempts, Some(5));
+    assert!(conf.rotate && conf.over_tcp);
+    let conf = resolv_conf::parse(b"nameserver 192.0.2.1\n#options rotate\n; options use-vc\n");
+    let servers = vec![("192.0.2.1".parse().unwrap(), None)];
+    let plain = resolv_conf::Conf {
+        servers,
+        ..resolv_conf::Conf::default()
+    };
+    assert_eq!(conf, plain);
+}
+
+#[tokio::test]
+async fn rotation_and_tcp_alone_are_as_the_file_says() {
+    let over_udp = Arc::new(AtomicUsize::new(0));
+    let mut servers = Vec::new();
+    for number in 0..2u8 {
+        let address: SocketAddr = match servers.first() {
+            None => "127.0.0.1:0".parse().unwrap(),
+            Some(Server { address, .. }) => ([127, 0, 0, 2], address.port()).into(),
+        };
+        let seen = Arc::clone(&over_udp);
+        let server = Server::start_at(address, move |query| {
+            seen.fetch_add(1, Ordering::Relaxed);
+            let mut answer = answer(&query, &format!("192.0.2.{number}"));
+            // Over UDP nothing is whole.
+            answer.metadata.truncation = true;
+            vec![answer]
+        });
+        servers.push(server.await);
+    }
+    let mut conf = tempfile::NamedTempFile::new().unwrap();
+    writeln!(conf, "nameserver 127.0.0.1\nnameserver 127.0.0.2").unwrap();
+    writeln!(conf, "options rotate use-vc").unwrap();
+    let names = Names::new("198.18.0.0/15".parse().unwrap(), None, 1);
+    let resolver = SystemResolver::at(conf.path(), servers[0].address.port());
+    let query = query().to_vec().unwrap();
+    let mut said = Vec::new();
+    for _ in 0..4 {
+        let answer = resolver.exchange(&query, Transport::Udp, &names).await;
+        said.push(first(&Message::from_vec(&answer.unwrap()).unwrap()));
+    }
+    assert_eq!(said, ["192.0.2.0", "192.0.2.1", "192.0.2.0", "192.0.2.1"]);
+    assert_eq!(
+        over_udp.load(Ordering::Relaxed),
+        4,
+        "each was asked once, over TCP"
+    );
 }
