@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hickory_proto::op::{Edns, Message, Query};
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::rr::{Name, Record, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::process::Command;
@@ -196,7 +196,7 @@ async fn the_app_gets_a_legal_message_without_addresses_of_the_far_side() {
 }
 
 #[tokio::test]
-async fn the_app_gets_the_systems_answer_as_it_is() {
+async fn the_app_gets_the_answers_of_the_system() {
     for odd in answers::all() {
         let server = Server::start(odd).await;
         let odd = &server.odd;
@@ -216,7 +216,15 @@ async fn the_app_gets_the_systems_answer_as_it_is() {
             let most = usize::from(payload.unwrap_or(512));
             let told = check(odd, &query, &answer, transport, most);
             if !told.metadata.truncation {
-                assert_eq!(answer, odd.answer(&query), "{}", odd.what);
+                let said = Message::from_vec(&odd.answer(&query)).expect(odd.what);
+                let capped = |mut record: Record| {
+                    record.ttl = record.ttl.min(3600);
+                    record
+                };
+                let answers: Vec<Record> = said.answers.into_iter().map(capped).collect();
+                assert_eq!(told.answers, answers, "{}", odd.what);
+                let kept = told.additionals.iter().chain(&told.authorities);
+                assert!(kept.count() <= said.authorities.len(), "{}", odd.what);
             }
         }
     }
