@@ -20,6 +20,9 @@
 //! | relayed or refused | direct | direct if the machine's resolver has this address for the name, else as by the address |
 //! | relayed or refused | direct, from a hello with ECH | as by the address |
 //!
+//! A class whose rules are all for some names alone has no address at all: the kernel lets it go, and
+//! it never arrives here. What arrives is of a class that another rule claims as well.
+//!
 //! The flow goes to the address in each case, never to the name: it is what the app asked for, and
 //! the look-up at the far side could lead elsewhere.
 //!
