@@ -161,12 +161,29 @@ fn unmanaged_programs_are_answered_by_every_door() {
     assert!(nscd.complained().contains("GETAI (v4.test)"));
 }
 
-/// What glibc does for a program, four ways, each for a name of its own below `label`.
+/// What glibc does for programs, each with a name of its own; the last one has it built in.
 const LOOK_UP: &str = r#"
 getent hosts "a$1" || echo "getent hosts: $?"
 getent ahosts "b$1" || echo "getent ahosts: $?"
 /usr/bin/python3 -c 'import socket, sys; print(*socket.getaddrinfo(sys.argv[1], 80, type=1)[0][4])' "c$1"
 curl -sS --max-time 20 "http://d$1/"
+"$2" "e$1"
+"#;
+
+/// Prints the first address of a name.
+const STATIC: &str = r#"
+#include <netdb.h>
+#include <stdio.h>
+int main(int count, char **words)
+{
+	struct addrinfo *found;
+	char text[64];
+	if (count < 2 || getaddrinfo(words[1], 0, 0, &found) ||
+	    getnameinfo(found->ai_addr, found->ai_addrlen, text, sizeof(text), 0, 0, NI_NUMERICHOST))
+		return 1;
+	puts(text);
+	return 0;
+}
 "#;
 
 #[test]
@@ -184,15 +201,23 @@ fn managed_programs_fall_back_to_port_53() {
         "files mdns4_minimal [NOTFOUND=return] resolve [!UNAVAIL=return] dns myhostname",
         "files myhostname mdns4_minimal [NOTFOUND=return] resolve [!UNAVAIL=return] dns",
     ];
+    let (source, program) = (
+        lab.directory().join("static.c"),
+        lab.directory().join("static"),
+    );
+    std::fs::write(&source, STATIC).expect("the directory is ours");
+    let (source, program) = (source.display().to_string(), program.display().to_string());
+    let build = ["gcc", "-static", "-w", "-o", &program, &source];
+    lab.client().run(&build).success();
     let look_up = |name: &str, server: &Running, user: User| {
         let told = |label: &str| {
             let said = server.complained() + &server.said();
-            ["a", "b", "c", "d"]
+            ["a", "b", "c", "d", "e"]
                 .iter()
                 .filter(|kind| said.contains(&format!("{kind}{label}.wild.test")))
                 .count()
         };
-        let script = |label: &str| ["sh", "-c", LOOK_UP, "sh", label].map(String::from);
+        let script = |label: &str| ["sh", "-c", LOOK_UP, "sh", label, &program].map(String::from);
         let (ours, theirs) = (format!("{name}-managed"), format!("{name}-unmanaged"));
         let line = script(&format!("{ours}.wild.test"));
         let line: Vec<_> = line.iter().map(String::as_str).collect();
@@ -207,7 +232,7 @@ fn managed_programs_fall_back_to_port_53() {
                 .any(|s| line.starts_with(s))
         };
         assert!(
-            answers.iter().filter(|line| synthetic(line)).count() >= 3,
+            answers.iter().filter(|line| synthetic(line)).count() >= 4,
             "{name}: {said}"
         );
         assert!(said.contains("peer=10.90.2.2:"), "{name}: {said}");
@@ -215,7 +240,7 @@ fn managed_programs_fall_back_to_port_53() {
         let line = script(&format!("{theirs}.wild.test"));
         let line: Vec<_> = line.iter().map(String::as_str).collect();
         let said = lab.client().run_as(user, &line).success();
-        assert_eq!(told(&theirs), 4, "{name}: {said}\n{}", server.complained());
+        assert_eq!(told(&theirs), 5, "{name}: {said}\n{}", server.complained());
         assert!(said.starts_with("203.0.113.13"), "{name}: {said}");
         assert!(said.contains("\n203.0.113.13 80\n"), "{name}: {said}");
         assert!(said.contains("peer=10.90.1.2:"), "{name}: {said}");
