@@ -104,7 +104,7 @@ fn resolvers_of_apps_are_refused_where_the_profile_says_so() {
     let resolver = Resolver::start(&lab);
 
     // Without the key it is a flow like any other.
-    let daemon = Daemon::start(&lab);
+    let mut daemon = Daemon::start(&lab);
     let capture = lab.capture();
     for client in CLIENTS {
         let before = resolver.was_asked();
@@ -116,9 +116,17 @@ fn resolvers_of_apps_are_refused_where_the_profile_says_so() {
         assert!(resolver.was_asked() > before, "{client:?}: {said}");
     }
     capture.packets().assert_only_gateway();
-    drop(daemon);
 
-    let mut daemon = Daemon::start_with(&lab, &[profile(refusing(), json!({}))]);
+    // With it, a flow that is open ends, and none begins.
+    let open = "exec 3<>/dev/tcp/8.8.8.8/443; echo open; cat <&3";
+    let mut open = daemon.spawn(&["bash", "-c", open]);
+    wait_until("the flow is open", LIMIT, || open.said().contains("open"));
+    let refusing = profile(refusing(), json!({}));
+    daemon.write("policies/managed/0.json", &refusing.to_string());
+    wait_until("the flow is cut", LIMIT, || {
+        let log = daemon.process().complained();
+        log.contains("flows cut that go another way now") && !open.is_running()
+    });
     let before = resolver.was_asked();
     let capture = lab.capture();
     for client in CLIENTS {
