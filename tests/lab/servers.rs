@@ -46,6 +46,10 @@ impl Names {
             "--cname=alias.near.test,far.test".to_owned(),
             "--cname=alias.far.test,near.test".to_owned(),
             "--srv-host=_web._tcp.near.test,far.test,80".to_owned(),
+            "--cname=alias.test,origin.test".to_owned(),
+            "--host-record=loopback.test,127.0.0.1,::1".to_owned(),
+            // Alone: a client of HTTPS gets `1 . alpn=h2 ipv4hint=203.0.113.11`.
+            "--dns-rr=hints.test,65,0001000001000302683200040004cb00710b".to_owned(),
         ];
         let mut command = host.command("dnsmasq");
         command.args([

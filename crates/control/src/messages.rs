@@ -165,7 +165,8 @@ pub struct Flow {
     pub source: String,
     /// Where it wants to go: name or address, and port.
     pub target: String,
-    /// The name that the app has told of an address that it chose itself, where a rule needed one.
+    /// The name that the app has told of an address that it chose itself, where a rule needed one, or
+    /// was told the address for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told: Option<Told>,
     /// What was done with it.
@@ -209,6 +210,8 @@ pub enum ToldBy {
     Ech,
     /// The target of an HTTP request, or its `Host`.
     Host,
+    /// The look-up that was answered with the address.
+    Dns,
 }
 
 impl fmt::Display for ToldBy {
@@ -218,6 +221,7 @@ impl fmt::Display for ToldBy {
             ToldBy::Quic => "quic",
             ToldBy::Ech => "ech",
             ToldBy::Host => "host",
+            ToldBy::Dns => "dns",
         })
     }
 }

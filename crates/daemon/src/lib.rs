@@ -34,6 +34,7 @@ mod start;
 mod state;
 mod takeover;
 mod tcp;
+mod told;
 mod udp;
 mod upgrade;
 mod verdicts;

@@ -9,7 +9,10 @@ use bytes::Bytes;
 use offramp_control::{self as control, LookupEvent};
 use offramp_dns::{By, Lookup, NoAddress, Observed, Responder, Source, Way, exchange_tcp};
 use offramp_intercept::{ClassId, Identity};
-use offramp_rules::{Claims, DomainName, Host, Target, Verdict, Why, decide, decide_name};
+use offramp_rules::{
+    Claims, DomainName, Host, ProfileId, State, Target, Verdict, Why, decide, decide_name,
+    direct_routes,
+};
 
 use tokio::net::TcpStream;
 
@@ -20,6 +23,7 @@ use crate::flows::{executable, unix_ms};
 use crate::policy::Book;
 use crate::refusals::What;
 use crate::shared::{ANYWHERE, Counts, Ends, Shared};
+use crate::told;
 
 /// How long the resolver that the app named may take, before the upstream's own is asked.
 const NAMED_RESOLVER: Duration = Duration::from_secs(4);
@@ -63,6 +67,45 @@ impl AppLookup {
     /// Who asks whom.
     pub(crate) fn ends(&self) -> &Ends {
         &self.ends
+    }
+
+    fn way_by(&self, verdict: &Verdict) -> Way {
+        match verdict {
+            // Let go directly, the app needs an address that it reaches so.
+            Verdict::Direct(Why::NotConnected(profile, state))
+                if *state != State::Connecting && self.is_real(profile) =>
+            {
+                Way::System
+            }
+            Verdict::Relay(profile)
+            | Verdict::Refuse(Why::NotConnected(profile, _))
+            | Verdict::Direct(Why::NotConnected(profile, _))
+                if self.is_real(profile) =>
+            {
+                Way::Real
+            }
+            verdict => way(verdict),
+        }
+    }
+
+    /// Whether lookups of a profile's names are answered with true addresses.
+    fn is_real(&self, profile: &ProfileId) -> bool {
+        let policy = self.shared.policy();
+        let profile = policy.rules.find(profile);
+        profile.is_some_and(|profile| profile.real_addresses)
+    }
+
+    /// Whether the app would reach an address by itself on another way than a name's: on this machine,
+    /// directly, or as what stands for another name.
+    async fn is_beside(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let (policy, world) = (
+            self.shared.policy(),
+            Arc::clone(&self.shared.world.borrow()),
+        );
+        !self.shared.is_openable(address)
+            || direct_routes(&policy.rules, &self.claims, &world).contains(address)
+            || self.shared.is_own(address).await
     }
 
     fn verdict(&self, host: Host) -> Verdict {
@@ -131,11 +174,11 @@ impl Lookup for AppLookup {
     fn way(&self, name: &DomainName) -> Way {
         let world = Arc::clone(&self.shared.world.borrow());
         let decision = decide_name(&self.shared.policy().rules, &self.claims, name, &world);
-        way(&decision.verdict)
+        self.way_by(&decision.verdict)
     }
 
     fn way_of(&self, address: IpAddr) -> Way {
-        way(&self.verdict(Host::Address(address)))
+        self.way_by(&self.verdict(Host::Address(address)))
     }
 
     fn source(&self) -> Option<Source> {
@@ -211,6 +254,16 @@ impl Lookup for AppLookup {
     }
 
     async fn approve(&self, name: &DomainName, addresses: &[(IpAddr, Duration)]) -> bool {
+        if self.shared.policy().is_real(&self.claims) {
+            let app = (self.identity.uid, &self.claims);
+            let openable =
+                |(address, _): &&(IpAddr, _)| self.shared.is_openable(address.to_canonical());
+            let openable: Vec<_> = addresses.iter().filter(openable).copied().collect();
+            self.shared
+                .told
+                .tell(app, name, told::By::System, &openable);
+            return true;
+        }
         // Others wait for their verdict in the same class.
         let class = match self.identity.class {
             ClassId::UNDECIDED => self.shared.find_class(&self.claims),
@@ -242,9 +295,20 @@ impl Lookup for AppLookup {
             }
         }
     }
+
+    async fn tell(&self, name: &DomainName, addresses: &[(IpAddr, Duration)]) -> bool {
+        for (address, _) in addresses {
+            if self.is_beside(*address).await {
+                return false;
+            }
+        }
+        let app = (self.identity.uid, &self.claims);
+        self.shared.told.tell(app, name, told::By::Far, addresses);
+        true
+    }
 }
 
-/// Which way the look-ups of a name go.
+/// Which way the look-ups of a name go, where none has a true address.
 pub(crate) fn way(verdict: &Verdict) -> Way {
     match verdict {
         Verdict::Direct(

@@ -156,6 +156,13 @@ impl Policy {
             .filter_map(|id| self.active.get(id))
     }
 
+    /// Whether a profile that claims such apps has names answered with true addresses. Then any address
+    /// may stand for several names, and nothing but the daemon can tell them apart.
+    pub(crate) fn is_real(&self, claims: &Claims) -> bool {
+        let mut profiles = self.rules.iter();
+        profiles.any(|own| own.enabled && own.real_addresses && claims.is_under(&own.id))
+    }
+
     /// The names that apps with these claims are given: those of the first profile. Where that is
     /// gone, the common ones tell that names are refused.
     pub(crate) fn book(&self, claims: &Claims) -> Option<&Book> {

@@ -158,6 +158,9 @@ fn shape(claims: &Claims, policy: &Policy, world: &World) -> Class {
         }
         Verdict::Refuse(_) => (false, false),
     };
+    // Where addresses do not tell what is excluded, flows come here to be told apart.
+    let is_in_force = !matches!(verdict, Verdict::Refuse(Why::NotInForce(_)));
+    let comes_here = is_in_force && policy.is_real(claims);
     let claiming: Vec<_> = policy.claiming(claims).collect();
     let all =
         |test: fn(&Active) -> bool| !claiming.is_empty() && claiming.iter().all(|own| test(own));
@@ -172,8 +175,8 @@ fn shape(claims: &Claims, policy: &Policy, world: &World) -> Class {
         personal: owners.into_iter().find(|uid| *uid != 0),
         tracked: claims.is_only_above(),
         tools: !claims.below.is_empty(),
-        open,
-        udp,
+        open: open || comes_here,
+        udp: udp || comes_here,
         ..Class::default()
     }
 }

@@ -1,5 +1,6 @@
 //! What the daemon's tasks share.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,6 +28,7 @@ use crate::policy::Policy;
 use crate::pulse::Pulse;
 use crate::refusals::{Key, Refused, What};
 use crate::takeover::Before;
+use crate::told::{self, Told};
 use crate::verdicts::Verdicts;
 
 /// How long a flow waits for an upstream that is still connecting.
@@ -89,6 +91,8 @@ pub(crate) struct Shared {
     pub(crate) restless: AtomicBool,
     /// Flows that ask what claims their app, and look-ups over TCP: who takes over waits for them.
     pub(crate) asking: TaskTracker,
+    /// Which true addresses apps were told.
+    pub(crate) told: Arc<Told>,
     /// The daemon that this one has taken over from.
     pub(crate) before: Before,
     tables: Mutex<Tables>,
@@ -130,10 +134,12 @@ pub(crate) struct Ends {
     pub(crate) target: SocketAddr,
 }
 
-/// Where a flow wants to go, and the name's address held while it does.
+/// Where a flow wants to go, and what stands for a name held while it does.
 pub(crate) struct Wanted {
     pub(crate) target: Target,
-    pub(crate) held: Option<Held>,
+    pub(crate) _held: Option<Held>,
+    /// The names that the app was told of the address, where it goes to one.
+    pub(crate) known: Option<told::Held>,
 }
 
 impl Shared {
@@ -182,6 +188,7 @@ impl Shared {
             rules_seen: AtomicU64::new(0),
             restless: AtomicBool::new(false),
             asking: TaskTracker::new(),
+            told: Arc::default(),
             before: Before::default(),
             tables: Mutex::new(Tables {
                 classes,
@@ -196,12 +203,12 @@ impl Shared {
         Arc::clone(&self.policy.borrow())
     }
 
-    /// The name where the address stands for one. None: it stands for a name that is not known, or
-    /// not to this user.
+    /// The name where the address stands for one, or those that the app was told of it. None: it
+    /// stands for a name that is not known, or not to this user.
     pub(crate) fn wanted(
         &self,
         identity: &Identity,
-        claims: &Claims,
+        claims: &Arc<Claims>,
         target: SocketAddr,
     ) -> Option<Wanted> {
         let policy = self.policy();
@@ -210,7 +217,8 @@ impl Shared {
         let Some(book) = book.filter(|book| book.names.contains(address)) else {
             return Some(Wanted {
                 target: target.into(),
-                held: None,
+                _held: None,
+                known: self.told.hold(identity.uid, claims, address),
             });
         };
         let Some(held) = book.names.hold(address, identity.uid) else {
@@ -223,7 +231,8 @@ impl Shared {
                 host,
                 port: target.port(),
             },
-            held: Some(held),
+            _held: Some(held),
+            known: None,
         })
     }
 
@@ -283,13 +292,16 @@ impl Shared {
     }
 
     /// The same by another question.
-    pub(crate) async fn held(&self, ask: impl Fn(&Profiles, &World) -> Decision) -> Decision {
+    pub(crate) async fn held<T: Borrow<Decision>>(
+        &self,
+        ask: impl Fn(&Profiles, &World) -> T,
+    ) -> T {
         let mut world = self.world.subscribe();
         let deadline = tokio::time::Instant::now() + HOLD;
         loop {
             let now = Arc::clone(&world.borrow_and_update());
             let decision = ask(&self.policy().rules, &now);
-            if decision.verdict.waits_for().is_none() {
+            if decision.borrow().verdict.waits_for().is_none() {
                 return decision;
             }
             if tokio::time::timeout_at(deadline, world.changed())

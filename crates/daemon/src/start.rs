@@ -88,6 +88,7 @@ async fn start(config: Config, state: &State, synthetic_v6: Prefix) -> anyhow::R
         let listener = control_socket(&shared.config)?;
         prepare(&shared).await?;
         state.load_names(&shared.policy());
+        state.take_told(&shared.told);
         let next = takeover_socket(&shared.config)?;
         Work::begin(Arc::clone(&shared), sockets, listener, next)
     };
@@ -121,6 +122,7 @@ async fn take_over(
     takeover::adopt(&shared, &known);
     prepare(&shared).await?;
     state.load_names(&shared.policy());
+    state.take_told(&shared.told);
     let pid = asked.pid();
     let (stream, control) = asked.have().await?;
     shared.capture.keep();
@@ -374,6 +376,7 @@ async fn finish(shared: &Arc<Shared>, state: &State, mut work: Work) -> anyhow::
     tracing::info!(flows = shared.flows.count(), "stopping");
     work.end().await;
     state.save_names(&shared.policy());
+    state.save_told(&shared.told);
     let _ = fs::remove_file(shared.config.socket());
     let _ = fs::remove_file(shared.config.takeover_socket());
     let running = shared

@@ -10,9 +10,12 @@ use offramp_rules::{Prefix, ProfileId};
 
 use crate::files;
 use crate::policy::{Blocks, Book, Policy};
+use crate::told::Told;
 
 /// How many bytes of new names there may be until all are written anew.
 const NEW_NAMES: u64 = 2 << 20;
+/// The file of what apps were told.
+const TOLD: &str = "told.json";
 
 /// The folder of `--state`.
 pub(crate) struct State {
@@ -108,6 +111,24 @@ impl State {
     fn tell_saved(&self, saved: io::Result<()>) {
         if let Err(error) = saved {
             tracing::warn!(folder = %self.folder.display(), error = %error, "names not saved");
+        }
+    }
+
+    /// What apps were told before. It is taken: after a crash a part of it would be worse than nothing,
+    /// because of two names of an address one would be left.
+    pub(crate) fn take_told(&self, told: &Told) {
+        let path = self.folder.join(TOLD);
+        let Ok(text) = fs::read(&path) else { return };
+        files::remove(&path);
+        if let Err(error) = told.load(&text) {
+            tracing::warn!(error = %error, "true addresses of names not read");
+        }
+    }
+
+    pub(crate) fn save_told(&self, told: &Told) {
+        let saved = told.save().and_then(|text| self.write(TOLD, &text));
+        if let Err(error) = saved {
+            tracing::warn!(folder = %self.folder.display(), error = %error, "true addresses of names not saved");
         }
     }
 

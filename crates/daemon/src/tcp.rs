@@ -20,7 +20,7 @@ use crate::active::Link;
 use crate::flows::{Beginning, FlowGuard, Leg, executable};
 use crate::lookup::AppLookup;
 use crate::refusals::What;
-use crate::shared::{Counts, Ends, Shared};
+use crate::shared::{Counts, Ends, Shared, Wanted};
 use crate::sniff::{self, Decided, Said};
 
 const DNS_PORT: u16 = 53;
@@ -119,7 +119,7 @@ struct Arrival {
 struct Opened {
     road: Road,
     guard: FlowGuard,
-    _held: Option<offramp_dns::Held>,
+    _wanted: Wanted,
 }
 
 /// The way of a flow, open.
@@ -138,7 +138,7 @@ enum Far {
 async fn open(shared: &Arc<Shared>, stream: &mut TcpStream, arrival: Arrival) -> Option<Opened> {
     let claims = arrival.claims;
     let wanted = shared.wanted(&arrival.identity, &claims, arrival.target)?;
-    let said = match shared.needs_name(&claims, &wanted.target) {
+    let said = match shared.needs_name(&claims, &wanted) {
         true => sniff::tcp(stream, arrival.accepted).await,
         false => Said::Other,
     };
@@ -146,9 +146,8 @@ async fn open(shared: &Arc<Shared>, stream: &mut TcpStream, arrival: Arrival) ->
         Said::Name(told) => Some(told.clone()),
         Said::Other | Said::Nothing => None,
     };
-    let decided = shared
-        .decide_told(&claims, &wanted.target, told.as_ref())
-        .await;
+    let decided = shared.decide_told(&claims, &wanted, told.as_ref()).await;
+    let shown = wanted.shown(told.clone(), &decided);
     let guard = shared.flows.begin(Beginning {
         identity: arrival.identity,
         executable: executable(arrival.identity.pid),
@@ -162,17 +161,18 @@ async fn open(shared: &Arc<Shared>, stream: &mut TcpStream, arrival: Arrival) ->
     let way = Opening {
         shared,
         claims: &claims,
-        target: &wanted.target,
+        wanted: &wanted,
         guard: &guard,
     };
     let road = match said {
         Said::Nothing => way.open_again(stream, decided).await,
         Said::Name(_) | Said::Other => way.open(decided).await,
     };
+    shown.into_iter().for_each(|shown| guard.told(shown));
     Some(Opened {
         road: road?,
         guard,
-        _held: wanted.held,
+        _wanted: wanted,
     })
 }
 
@@ -180,19 +180,19 @@ async fn open(shared: &Arc<Shared>, stream: &mut TcpStream, arrival: Arrival) ->
 struct Opening<'a> {
     shared: &'a Arc<Shared>,
     claims: &'a Claims,
-    target: &'a Target,
+    wanted: &'a Wanted,
     guard: &'a FlowGuard,
 }
 
 impl Opening<'_> {
     async fn open(&self, Decided { decision, name }: Decided) -> Option<Road> {
-        let (verdict, guard) = (decision.verdict, self.guard);
+        let (verdict, guard, target) = (decision.verdict, self.guard, &self.wanted.target);
         let link = self.shared.link(&Shared::profile_of(&verdict, self.claims));
         // Before the flow opens: what is cut meanwhile is not to run on.
-        let leg = guard.leg(self.target, name, &verdict, link.as_deref());
+        let leg = guard.leg(target, name, &verdict, link.as_deref());
         let far = match &verdict {
-            Verdict::Relay(_) => open_tunnel(link.as_deref()?, self.target, guard).await,
-            Verdict::Direct(_) => open_direct(self.target, guard).await,
+            Verdict::Relay(_) => open_tunnel(link.as_deref()?, target, guard).await,
+            Verdict::Direct(_) => open_direct(target, guard).await,
             Verdict::Refuse(why) => {
                 guard.failed(self.shared.explain(why));
                 None
@@ -226,7 +226,8 @@ async fn open_tunnel(link: &Link, target: &Target, guard: &FlowGuard) -> Option<
     }
 }
 
-/// Opened by the daemon for an app that its profile lets go direct while the upstream is away.
+/// Opened by the daemon: for an app that its profile lets go direct while the upstream is away, or to
+/// an address that the app was told of, or tells of itself, an excluded name.
 async fn open_direct(target: &Target, guard: &FlowGuard) -> Option<Far> {
     match timeout(DIRECT_OPEN, connect(target)).await {
         Ok(Ok(stream)) => {

@@ -454,14 +454,14 @@ struct Conversation {
 
 impl Conversation {
     async fn hold(mut self, claims: Arc<Claims>, wanted: crate::shared::Wanted) {
-        let told = match self.shared.needs_name(&claims, &wanted.target) {
+        let told = match self.shared.needs_name(&claims, &wanted) {
             true => sniff::udp(&mut self.datagrams, &mut self.seen).await,
             false => None,
         };
-        let Decided { decision, name } = self
-            .shared
-            .decide_told(&claims, &wanted.target, told.as_ref())
-            .await;
+        let decided = self.shared.decide_told(&claims, &wanted, told.as_ref());
+        let decided = decided.await;
+        let told = wanted.shown(told, &decided);
+        let Decided { decision, name } = decided;
         told.into_iter().for_each(|told| self.guard.told(told));
         let profile = Shared::profile_of(&decision.verdict, &claims);
         let link = self.shared.link(&profile);

@@ -1,5 +1,6 @@
 //! Answers of the far side: what is asked there, and what of an answer reaches the app.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -100,8 +101,30 @@ impl Answer {
         self.raw.len()
     }
 
-    /// As the app gets it, `age` after it was given: without additional records and without
-    /// addresses, which would lead around the names.
+    /// The addresses that the app would be told, with their time to live; `None` where they cannot be
+    /// read.
+    pub(crate) fn addresses(&self) -> Option<Vec<(IpAddr, Duration)>> {
+        let mut found = Vec::new();
+        for record in wire::records(&self.raw)? {
+            let record = record?;
+            if record.section == Section::Additional {
+                continue;
+            }
+            let data = self.raw.get(record.data.clone())?;
+            let addresses = match record.kind {
+                kind::A => vec![<[u8; 4]>::try_from(data).ok()?.into()],
+                kind::AAAA => vec![<[u8; 16]>::try_from(data).ok()?.into()],
+                kind::SVCB | kind::HTTPS => svcb::hints(&self.raw, record.data.clone())?,
+                _ => Vec::new(),
+            };
+            let ttl = Duration::from_secs(record.seconds().into());
+            found.extend(addresses.into_iter().map(|address| (address, ttl)));
+        }
+        Some(found)
+    }
+
+    /// As the app gets it, `age` after it was given: without additional records and, where something
+    /// is changed, without addresses, which would lead around the names.
     pub(crate) fn for_app(&self, asked: &Asked, age: Duration, changes: Changes) -> Bytes {
         let code = code(&self.raw);
         match code {
@@ -162,6 +185,9 @@ impl Answer {
     ) -> Option<(Vec<Part>, bool)> {
         let data = record.data.clone();
         match record.kind {
+            kind::A | kind::AAAA | kind::SVCB | kind::HTTPS | kind::RRSIG if changes.none => {
+                Some((plain(&self.raw, record.kind, data)?, true))
+            }
             kind::A | kind::AAAA | kind::OPT | kind::TKEY | kind::TSIG => None,
             kind::SVCB | kind::HTTPS => {
                 let is_about_question = asked.is_about(owner);

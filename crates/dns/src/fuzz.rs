@@ -189,6 +189,7 @@ fn changes(octet: u8) -> Changes {
         ipv4: (octet & 1 != 0).then(|| "198.18.1.1".parse().unwrap()),
         ipv6: (octet & 2 != 0).then(|| "fd00::1".parse().unwrap()),
         keep_ech: octet & 4 != 0,
+        none: false,
     }
 }
 

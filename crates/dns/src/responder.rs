@@ -23,6 +23,7 @@ pub use self::followed::{By, Observed};
 
 mod far;
 mod followed;
+mod real;
 mod special;
 
 /// The bounds of how long an excluded name's address is approved for: apps keep addresses for
@@ -32,13 +33,15 @@ const APPROVED: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(36
 /// How the lookups of a name are treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// Observed with a synthetic address, so that the name itself goes to the upstream.
+    /// Answered with a synthetic address, so that the name itself goes to the upstream.
     Relay,
+    /// Answered with true addresses, as the far side gives them, which are remembered as this name's.
+    Real,
     /// Excluded: answered by the system's resolver.
     System,
-    /// Observed with REFUSED.
+    /// Answered with REFUSED.
     Refuse,
-    /// Observed with NXDOMAIN: apps do without it, and ask us about everything else.
+    /// Answered with NXDOMAIN: apps do without it, and ask us about everything else.
     Absent,
 }
 
@@ -112,6 +115,17 @@ pub trait Lookup: Send + Sync {
         name: &DomainName,
         addresses: &[(IpAddr, Duration)],
     ) -> impl Future<Output = bool> + Send;
+
+    /// Remembers, before the app is told them, that these addresses are those of a name that goes
+    /// [`Way::Real`], for at least this long. False: the app would reach one of them on another way
+    /// than the name's, and must not be told any.
+    fn tell(
+        &self,
+        _name: &DomainName,
+        _addresses: &[(IpAddr, Duration)],
+    ) -> impl Future<Output = bool> + Send {
+        std::future::ready(false)
+    }
 }
 
 /// Answers queries.
@@ -143,13 +157,15 @@ enum Elsewhere {
     System(Option<DomainName>),
     /// For the name, where host names can express it.
     Far(Option<DomainName>),
+    /// The same, with true addresses.
+    Real(DomainName),
 }
 
 impl Elsewhere {
     fn by(&self) -> By {
         match self {
             Self::System(_) => By::System,
-            Self::Far(_) => By::Far,
+            Self::Far(_) | Self::Real(_) => By::Far,
         }
     }
 }
@@ -228,6 +244,7 @@ impl Responder {
                 self.ask_system(&query, name, from, lookup).await
             }
             Elsewhere::Far(name) => self.ask_far(&query, name.as_ref(), asked, lookup).await,
+            Elsewhere::Real(name) => self.ask_real(&query, &name, asked, lookup).await,
         };
         let answer = fit(&query, answer, transport);
         self.tell(&query, &answer, by, question.began, lookup);
@@ -288,6 +305,7 @@ impl Responder {
             Way::Absent => Ok(query.negative(ResponseCode::NXDomain)),
             Way::System => Err(Elsewhere::System(Some(name))),
             Way::Relay => self.relay(query, name, lookup),
+            Way::Real => self.real(query, name, lookup),
         }
     }
 
@@ -304,7 +322,7 @@ impl Responder {
             Way::Refuse => return Ok(query.code(ResponseCode::Refused)),
             Way::Absent => return Ok(query.negative(ResponseCode::NXDomain)),
             Way::System => return Err(Elsewhere::System(suffix)),
-            Way::Relay => {}
+            Way::Relay | Way::Real => {}
         }
         let special = suffix.and_then(|suffix| Special::relayed(&suffix, query.kind));
         match query.kind {

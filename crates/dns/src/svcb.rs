@@ -19,6 +19,8 @@ pub(crate) struct Changes {
     pub(crate) ipv6: Option<Ipv6Addr>,
     /// Whether the configuration of Encrypted Client Hello stays.
     pub(crate) keep_ech: bool,
+    /// Nothing is changed: the app is told true addresses.
+    pub(crate) none: bool,
 }
 
 /// The data of a record, changed; `None` for what clients have to reject anyway.

@@ -126,7 +126,7 @@ pub fn decide_name(
 /// The addresses that an app with these claims reaches directly, whatever the state of its
 /// upstreams: what a class has as `throw` routes. Loopback is not listed; it is direct before any
 /// route. A rule for some names alone (`MatchDomains`) claims no address, only what stands for a
-/// name.
+/// name; where names have true addresses, any may stand for one.
 pub fn direct_routes(profiles: &Profiles, claims: &Claims, world: &World) -> RouteSet {
     if not_in_force(profiles, claims).is_some() {
         return RouteSet::default();
@@ -134,7 +134,10 @@ pub fn direct_routes(profiles: &Profiles, claims: &Claims, world: &World) -> Rou
     profiles
         .iter()
         .filter(|profile| profile.enabled)
-        .filter(|profile| claims.of(profile).any(|rule| rule.domains == [&[], &[]]))
+        .filter(|profile| {
+            let mut rules = claims.of(profile);
+            rules.any(|rule| profile.real_addresses || rule.domains == [&[], &[]])
+        })
         .filter(|profile| world.state(&profile.id) != State::Disconnected(Reason::OnDemand))
         .fold(RouteSet::everything(), |direct, profile| {
             direct.intersection(&excluded_routes(profile, claims, world))

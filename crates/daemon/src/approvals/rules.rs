@@ -46,7 +46,8 @@ impl Shared {
         Ok(())
     }
 
-    fn is_openable(&self, address: IpAddr) -> bool {
+    /// Whether an answer may open an address at all.
+    pub(crate) fn is_openable(&self, address: IpAddr) -> bool {
         let policy = self.policy();
         let blocks = policy.books().flat_map(|((v4, v6), _)| [Some(*v4), *v6]);
         let is_within = |block: &Prefix| block.contains(address);
@@ -100,6 +101,10 @@ impl Shared {
 
     fn way(&self, class: ClassId, name: &DomainName) -> Option<Way> {
         let claims = self.class(class)?;
+        if self.policy().is_real(&claims) {
+            // An address may be of several names: the daemon opens what is excluded.
+            return Some(Way::Real);
+        }
         let world = Arc::clone(&self.world.borrow());
         let decision = decide_name(&self.policy().rules, &claims, name, &world);
         Some(way(&decision.verdict))

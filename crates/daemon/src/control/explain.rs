@@ -76,7 +76,7 @@ impl Desk {
         if let Some(class) = self.shared.find_class(&found) {
             notes.extend(open(shown, &wanted, Some(class)));
         }
-        let asker = case.app.as_ref().map_or(peer.uid, |app| app.user.id);
+        let asker = case.uid.unwrap_or(peer.uid);
         let mut decided = self.decided(peer, &policy, &found, asker, &wanted);
         if case.is_elsewhere && !found.is_empty() {
             decided.way = Way::Refused;

@@ -9,7 +9,7 @@ use offramp_rules::{Claims, Decision, DomainName, Host, Target, Verdict, decide_
 use tokio::time::timeout;
 
 use super::Sniffed;
-use crate::shared::Shared;
+use crate::shared::{Shared, Wanted};
 
 /// How long the machine's resolver may take to confirm an address.
 const CONFIRMED: Duration = Duration::from_secs(2);
@@ -21,19 +21,28 @@ pub(crate) struct Decided {
 }
 
 impl Shared {
-    /// Whether the bytes of a flow to `target` are to be looked at.
-    pub(crate) fn needs_name(&self, claims: &Claims, target: &Target) -> bool {
+    /// Whether the bytes of a flow are to be looked at.
+    pub(crate) fn needs_name(&self, claims: &Claims, wanted: &Wanted) -> bool {
+        let target = &wanted.target;
+        if let Some(known) = wanted.known() {
+            return self.may_change(claims, target, known);
+        }
         let world = self.world.borrow();
         needs_name(&self.policy().rules, claims, target, &world)
     }
 
-    /// Decides about a flow of which the app may have told a name: the table in [`super`].
+    /// Decides about a flow of which the app may have told a name: the table in [`super`]; where the
+    /// app was told names of the address, [`choose`](crate::told::choose).
     pub(crate) async fn decide_told(
         &self,
         claims: &Claims,
-        target: &Target,
+        wanted: &Wanted,
         told: Option<&Sniffed>,
     ) -> Decided {
+        let target = &wanted.target;
+        if let Some(known) = wanted.known() {
+            return self.decide_known(claims, target, known, told).await;
+        }
         let (Some(told), Host::Address(address)) = (told, &target.host) else {
             return self.by_address(claims, target).await;
         };

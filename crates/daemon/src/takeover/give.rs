@@ -188,7 +188,10 @@ async fn give(shared: &Shared, paused: &Paused, stream: &mut UnixStream) -> anyh
 async fn state(shared: &Shared, paused: &Paused) -> State {
     crate::state::State::open(&shared.config.state)
         .inspect_err(|error| tracing::warn!(error = %error, "names not saved"))
-        .map(|state| state.save_names(&shared.policy()))
+        .map(|state| {
+            state.save_names(&shared.policy());
+            state.save_told(&shared.told);
+        })
         .ok();
     let (flows, last_flow) = shared.flows.hand();
     let kept = |claims: Arc<offramp_rules::Claims>| KeptClaims::of(&claims);

@@ -86,7 +86,7 @@ impl Opening<'_> {
     async fn decide_anew(&self, told: Sniffed) -> Decided {
         let decided = self
             .shared
-            .decide_told(self.claims, self.target, Some(&told))
+            .decide_told(self.claims, self.wanted, Some(&told))
             .await;
         self.guard.told(told);
         decided
@@ -102,9 +102,10 @@ impl Opening<'_> {
     fn renamed(&self, road: Road, decided: Decided) -> Road {
         let (verdict, link) = (decided.decision.verdict, road.link);
         drop(road.leg);
+        let target = &self.wanted.target;
         let leg = self
             .guard
-            .leg(self.target, decided.name, &verdict, link.as_deref());
+            .leg(target, decided.name, &verdict, link.as_deref());
         Road {
             far: road.far,
             leg,

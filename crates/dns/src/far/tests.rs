@@ -182,6 +182,7 @@ fn a_service_has_synthetic_hints() {
         ipv4: Some("198.18.1.1".parse().unwrap()),
         ipv6: None,
         keep_ech: true,
+        none: false,
     };
     let told = told(&query, &far, changes);
     let data: Vec<_> = told

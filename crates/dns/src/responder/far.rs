@@ -32,30 +32,43 @@ impl Responder {
         resolver: SocketAddr,
         lookup: &L,
     ) -> Bytes {
-        let is_service = matches!(query.kind, RecordType::HTTPS | RecordType::SVCB);
+        match self.far_answer(query, resolver, lookup).await {
+            Ok((answer, age)) => {
+                let changes = match name.filter(|_| is_service(query)) {
+                    Some(name) => self.changes(name, lookup),
+                    None => Changes::default(),
+                };
+                answer.for_app(query, age, changes)
+            }
+            Err(failed) => failed,
+        }
+    }
+
+    /// The answer and its age, or what the app gets in place of one.
+    pub(super) async fn far_answer<L: Lookup>(
+        &self,
+        query: &Asked,
+        resolver: SocketAddr,
+        lookup: &L,
+    ) -> Result<(Answer, Duration), Bytes> {
+        let is_service = is_service(query);
         let limit = if is_service { SERVICE_LIMIT } else { FAR_LIMIT };
         let found = timeout(limit, self.find_far(query, resolver, lookup)).await;
         let failure = match found {
             Ok(Ok((answer, _))) if is_service && answer.code() != ResponseCode::NoError => {
                 io::Error::other(answer.code().to_string())
             }
-            Ok(Ok((answer, age))) => {
-                let changes = match (is_service, name) {
-                    (true, Some(name)) => self.changes(name, lookup),
-                    _ => Changes::default(),
-                };
-                return answer.for_app(query, age, changes);
-            }
+            Ok(Ok(found)) => return Ok(found),
             Ok(Err(error)) => error,
             Err(_) => io::ErrorKind::TimedOut.into(),
         };
         tracing::debug!(error = %failure, "the far side gave no answer");
-        match is_service {
+        Err(match is_service {
             // The addresses are enough, and they are there: a browser would ask again and again before
             // it connects, or take the name for one that does not exist.
             true => query.negative(ResponseCode::NoError),
             false => query.code(ResponseCode::ServFail),
-        }
+        })
     }
 
     async fn find_far<L: Lookup>(
@@ -80,7 +93,7 @@ impl Responder {
     }
 
     /// What HTTPS and SVCB records of this name may say.
-    fn changes<L: Lookup>(&self, name: &DomainName, lookup: &L) -> Changes {
+    pub(super) fn changes<L: Lookup>(&self, name: &DomainName, lookup: &L) -> Changes {
         let mut changes = Changes {
             keep_ech: lookup.keep_ech(name),
             ..Changes::default()
@@ -100,4 +113,9 @@ impl Responder {
         }
         changes
     }
+}
+
+/// Whether it is about what a host serves, not where it is.
+pub(super) fn is_service(query: &Asked) -> bool {
+    matches!(query.kind, RecordType::HTTPS | RecordType::SVCB)
 }

@@ -4,6 +4,7 @@ const KEEP: Changes = Changes {
     ipv4: None,
     ipv6: None,
     keep_ech: true,
+    none: false,
 };
 
 /// `[key, value…]` as parameters.
@@ -52,6 +53,7 @@ fn hints_are_replaced_where_the_record_is_about_the_name_and_left_out_elsewhere(
         ipv4: Some(Ipv4Addr::new(198, 18, 1, 1)),
         ipv6: Some(Ipv6Addr::LOCALHOST),
         keep_ech: true,
+        none: false,
     };
     let mut own = all.to_vec();
     let v6 = Ipv6Addr::LOCALHOST.octets();

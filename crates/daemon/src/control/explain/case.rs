@@ -20,6 +20,8 @@ pub(super) struct Case {
     pub(super) facts: Vec<Fact>,
     /// None where only a flow of it is left.
     pub(super) app: Option<App>,
+    /// Whose process it is, where one runs or did.
+    pub(super) uid: Option<u32>,
     /// What it carries: its own claims as they were decided, or those of what started it.
     pub(super) inherited: Arc<Claims>,
     /// None where no process is meant; then what the kernel has for it, if anything.
@@ -86,6 +88,7 @@ impl Desk {
         let mut case = Case {
             subject,
             facts: facts(&found.app, &found.inherited),
+            uid: Some(found.app.user.id),
             app: Some(found.app),
             inherited: found.inherited,
             label: Some(found.label),
@@ -144,6 +147,7 @@ impl Desk {
         Some(Case {
             subject: format!("flow {id}"),
             facts: known,
+            uid: Some(flow.app.uid),
             app,
             inherited: claims,
             label,
@@ -172,6 +176,7 @@ impl Desk {
         Ok(Case {
             subject,
             facts: facts(&app, &Claims::default()),
+            uid: None,
             app: Some(app),
             inherited: Arc::default(),
             label: None,

@@ -12,6 +12,7 @@ use super::wanted::Wanted;
 use super::{Desk, is_visible};
 use crate::api::Peer;
 use crate::policy::{Book, Policy};
+use crate::told::{By, Known, choose};
 
 impl Desk {
     pub(super) fn decided(
@@ -41,7 +42,19 @@ impl Desk {
             }
             None => (wanted.host.clone(), None),
         };
-        let decision = decision(policy, claims, &host, wanted, &world);
+        let told = self.told(asker, claims, &host);
+        let (decision, note) = match &told {
+            Some((known, told)) => {
+                let port = wanted.port.unwrap_or_default();
+                let target = Target {
+                    host: host.clone(),
+                    port,
+                };
+                let choice = choose(&policy.rules, claims, &world, &target, known, None);
+                (choice.decision, Some(told.clone()))
+            }
+            None => (decision(policy, claims, &host, wanted, &world), note),
+        };
         let steps = decision.steps.iter();
         Decided {
             profile: None,
@@ -57,10 +70,27 @@ impl Desk {
             way: way(&decision.verdict),
             note: note.or_else(|| {
                 let book = policy.book(claims);
-                of_names(&host, &decision.verdict, book, asker)
+                of_names(policy, &host, &decision.verdict, (book, asker))
             }),
             verdict: self.words(policy, &decision.verdict),
         }
+    }
+
+    /// The names that the app was told of an address, for the decision and in words.
+    fn told(&self, uid: u32, claims: &Claims, host: &Host) -> Option<(Known, String)> {
+        let Host::Address(address) = host else {
+            return None;
+        };
+        let claims = Arc::new(claims.clone());
+        let known = self.shared.told.known(uid, &claims, *address)?;
+        let names = known.names.iter().map(|(name, by)| match by {
+            By::Far => name.to_string(),
+            By::System => format!("{name} (by the system's resolver)"),
+        });
+        let more = known.more.then(|| "others".to_owned());
+        let names: Vec<_> = names.chain(more).collect();
+        let told = format!("apps like it were told {address} for {}", names.join(", "));
+        Some((known, told))
     }
 
     /// A verdict, with what the upstream says of itself.
@@ -79,7 +109,12 @@ impl Desk {
 }
 
 /// What a look-up of the name is answered; see `AppLookup::way`.
-fn of_names(host: &Host, verdict: &Verdict, book: Option<&Book>, asker: u32) -> Option<String> {
+fn of_names(
+    policy: &Policy,
+    host: &Host,
+    verdict: &Verdict,
+    (book, asker): (Option<&Book>, u32),
+) -> Option<String> {
     let Host::Name(name) = host else { return None };
     let answer = match verdict {
         Verdict::Direct(Why::Unmanaged | Why::Loopback) => return None,
@@ -88,6 +123,14 @@ fn of_names(host: &Host, verdict: &Verdict, book: Option<&Book>, asker: u32) -> 
         }
         Verdict::Refuse(Why::NotInForce(_)) => "refused",
         Verdict::Refuse(Why::EncryptedResolver(..)) => "that there is no such name",
+        Verdict::Relay(profile) | Verdict::Refuse(Why::NotConnected(profile, _))
+            if policy
+                .rules
+                .find(profile)
+                .is_some_and(|own| own.real_addresses) =>
+        {
+            "answered by true addresses, as the far side resolves it"
+        }
         _ => {
             let known = book.map(|book| book.names.addresses_of(name, asker));
             let known: Vec<_> = known.iter().flatten().map(ToString::to_string).collect();
