@@ -11,6 +11,8 @@ pub(crate) struct Client {
     pub(crate) visits: bool,
     /// It ends with status 0.
     pub(crate) ends_well: bool,
+    /// It takes answers from the address and the link that it asked alone.
+    pub(crate) wants_scope: bool,
     /// Under the profile, it has nobody to ask.
     pub(crate) is_shut_out: bool,
 }
@@ -22,6 +24,7 @@ const BASE: Client = Client {
     shows: false,
     visits: false,
     ends_well: true,
+    wants_scope: false,
     is_shut_out: false,
 };
 
@@ -77,12 +80,18 @@ pub(crate) const LIGHT: &[Client] = &[
     shows("getent hosts", &["getent", "hosts", "{name}"]),
     shows("getent ahosts", &["getent", "ahosts", "{name}"]),
     both("glibc", &["{dir}/ask", "{name}"]),
-    both("musl, static", &["{dir}/ask-musl", "{name}"]),
+    Client {
+        wants_scope: true,
+        ..both("musl, static", &["{dir}/ask-musl", "{name}"])
+    },
     both("Python", &["/usr/bin/python3", "-c", PYTHON, "{name}"]),
-    shows(
-        "dnspython",
-        &["/usr/bin/python3", "-c", DNSPYTHON, "{name}"],
-    ),
+    Client {
+        wants_scope: true,
+        ..shows(
+            "dnspython",
+            &["/usr/bin/python3", "-c", DNSPYTHON, "{name}"],
+        )
+    },
     visits("curl", &["curl", "-sS", "http://{name}/"]),
     visits("wget", &["wget", "-qO-", "http://{name}/"]),
     visits(

@@ -5,17 +5,22 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use offramp_tests::addresses::DNS;
-use offramp_tests::{ALL_MODULES, Running, wait_until};
+use offramp_tests::{ALL_MODULES, Host, Running, wait_until};
 
 use crate::stage::Stage;
 
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// A resolver of the router's, as the client has it in its resolv.conf.
+const ON_LINK: &str = "fe80::53%eth0";
 
 /// What answers the client's programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// The name server of the lab, over the wire.
     Remote,
+    /// dnsmasq on the router, by an address of the link.
+    Link,
     /// dnsmasq on 127.0.0.1.
     Dnsmasq,
     /// unbound on ::1 and 127.0.0.1.
@@ -31,8 +36,9 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Remote,
+        Self::Link,
         Self::Dnsmasq,
         Self::Unbound,
         Self::Stub,
@@ -50,6 +56,7 @@ impl Kind {
     fn resolv_conf(self) -> Conf {
         match self {
             Self::Remote | Self::Nscd => Conf::Servers(&["10.90.4.2"]),
+            Self::Link => Conf::Servers(&[ON_LINK]),
             Self::Dnsmasq => Conf::Servers(&["127.0.0.1"]),
             Self::Unbound => Conf::Servers(&["::1", "127.0.0.1"]),
             Self::Stub | Self::Resolve => Conf::Link("/run/systemd/resolve/stub-resolv.conf"),
@@ -133,7 +140,21 @@ impl<'stage> Resolver<'stage> {
         };
         match self.kind {
             Kind::Remote => None,
-            Kind::Dnsmasq => Some(start(dnsmasq(self.stage), "@127.0.0.1")),
+            Kind::Link => {
+                let router = self.stage.lab.router();
+                router.sh("ip -6 addr replace fe80::53/64 dev client nodad");
+                Some(start(
+                    dnsmasq(router, "--interface=client"),
+                    &format!("@{ON_LINK}"),
+                ))
+            }
+            Kind::Dnsmasq => {
+                let client = self.stage.lab.client();
+                Some(start(
+                    dnsmasq(client, "--listen-address=127.0.0.1"),
+                    "@127.0.0.1",
+                ))
+            }
             Kind::Unbound => Some(start(unbound(self.stage), "@::1")),
             Kind::Nscd => Some(files.start_nscd()),
             Kind::Stub | Kind::Uplink | Kind::Resolve => Some(files.start_resolved(&format!(
@@ -173,7 +194,7 @@ impl<'stage> Resolver<'stage> {
         match self.kind {
             Kind::Dnsmasq | Kind::Unbound => running.signal(Signal::SIGHUP),
             Kind::Stub | Kind::Uplink | Kind::Resolve => running.signal(Signal::SIGUSR2),
-            Kind::Nscd | Kind::Remote => {}
+            Kind::Link | Kind::Nscd | Kind::Remote => {}
         }
     }
 
@@ -190,13 +211,13 @@ impl<'stage> Resolver<'stage> {
     }
 }
 
-fn dnsmasq(stage: &Stage<'_>) -> Command {
-    let mut command = stage.lab.client().command("dnsmasq");
+fn dnsmasq(host: &Host, listen: &str) -> Command {
+    let mut command = host.command("dnsmasq");
     let line = "--keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --pid-file= \
-                --listen-address=127.0.0.1 --bind-interfaces --user=root --log-queries \
+                --bind-interfaces --user=root --log-queries \
                 --log-facility=-";
     command.args(line.split_whitespace());
-    command.arg(format!("--server={DNS}"));
+    command.arg(format!("--server={DNS}")).arg(listen);
     command
 }
 

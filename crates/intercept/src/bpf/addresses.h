@@ -29,6 +29,11 @@ static __always_inline int is_multicast(const __be32 *a)
 	return (a[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
 }
 
+static __always_inline int is_link_local(const __be32 *a)
+{
+	return (a[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+}
+
 static __always_inline struct approval *approval_of(__u32 class, const __be32 *a)
 {
 	struct prefix key = {
@@ -76,9 +81,9 @@ static __always_inline int is_in_doubt(__u32 class, const __be32 *a)
 }
 
 /*
- * Resolvers on this machine and on excluded networks are reached through stand-ins, addresses that
- * routing brings to the daemon: 127.a.b.c as 240.a.b.c, ::1 as 2001:2:0:53::1, others as the next
- * free one of 242.0.0.0/8 and 2001:2:0:53:1::/80.
+ * Resolvers on this machine, on excluded networks and at addresses that are of one link alone are
+ * reached through stand-ins, addresses that routing brings to the daemon: 127.a.b.c as 240.a.b.c,
+ * ::1 as 2001:2:0:53::1, others as the next free one of 242.0.0.0/8 and 2001:2:0:53:1::/80.
  */
 static __always_inline int to_stand_in(__be32 *a, __u32 class)
 {
@@ -100,7 +105,7 @@ static __always_inline int to_stand_in(__be32 *a, __u32 class)
 		}
 		return 0;
 	}
-	if (!bpf_map_lookup_elem(&own, a) && !is_approved(class, a))
+	if (!bpf_map_lookup_elem(&own, a) && !is_approved(class, a) && !is_link_local(a))
 		return 0;
 	known = bpf_map_lookup_elem(&stand_ins, a);
 	if (!known) {
