@@ -323,8 +323,14 @@ fn excluded_names_are_what_the_machines_own_resolver_says() {
     let _gateway = Gateway::start(&lab);
     let conf = lab.directory().join("stub.conf");
     std::fs::write(&conf, "nameserver 127.0.0.1\n").expect("the directory is ours");
-    let mount = format!("mount --bind {} /etc/resolv.conf", conf.display());
-    lab.client().sh(&mount);
+    let hosts = lab.directory().join("hosts");
+    let text = "127.0.0.1 localhost\n203.0.113.17 files.near.test\n\
+                203.0.113.18 both.near.test far.test\n";
+    std::fs::write(&hosts, text).expect("the directory is ours");
+    for (file, place) in [(&conf, "resolv.conf"), (&hosts, "hosts")] {
+        let mount = format!("mount --bind {} /etc/{place}", file.display());
+        lab.client().sh(&mount);
+    }
     // A resolver that is under the rule itself, too: its look-ups must not go round.
     let own = lab.directory().join("own-dnsmasq");
     lab.client()
@@ -333,6 +339,12 @@ fn excluded_names_are_what_the_machines_own_resolver_says() {
     profile["Payload"]["AppRules"] = json!([{ "SigningIdentifier": "exe:own-dnsmasq" }]);
     let daemon = Daemon::start_with(&lab, &[profile]);
     let own = own.display().to_string();
+    // What programs read in a file they ask nobody about.
+    for (name, peer) in [("files.near.test", DIRECT), ("both.near.test", RELAYED)] {
+        let url = format!("http://{name}/");
+        let said = daemon.run(&["curl", "-sS", "-4", &url]).success();
+        assert!(said.contains(&format!("peer={peer}")), "{name}: {said}");
+    }
     for program in ["dnsmasq", &own] {
         let _stub = stub(&lab, program);
         let apps = daemon.offramp(&["apps"]).success();

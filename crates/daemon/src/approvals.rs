@@ -2,6 +2,8 @@
 
 mod journal;
 mod rules;
+
+pub(crate) use self::rules::is_openable;
 mod shown;
 
 use std::collections::{BTreeMap, BTreeSet};

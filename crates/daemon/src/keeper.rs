@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::closing::Closing;
+use crate::hosts;
 use crate::recognise::{Next, Questions};
 use crate::shared::Shared;
 use crate::state::State;
@@ -237,6 +238,9 @@ fn fingerprint(shared: &Shared) -> Vec<(std::path::PathBuf, i64, i64)> {
         "/usr/lib/offramp/policies/recommended".into(),
     ];
     let mut found = Vec::new();
+    if let Ok(metadata) = std::fs::metadata(hosts::PATH) {
+        found.push((hosts::PATH.into(), metadata.ctime(), metadata.ctime_nsec()));
+    }
     for entry in folders
         .iter()
         .filter_map(|folder| std::fs::read_dir(folder).ok())

@@ -17,6 +17,7 @@ mod files;
 mod flows;
 mod followers;
 mod harden;
+mod hosts;
 mod keeper;
 mod lockdown;
 mod lookup;

@@ -9,8 +9,10 @@ use offramp_rules::{Claims, Prefix, ProfileId, Profiles, World};
 use tokio::sync::Notify;
 
 use crate::active::Active;
+use crate::approvals::is_openable;
 use crate::ephemeral::Ephemeral;
 use crate::facts::Browsers;
+use crate::hosts::Hosts;
 
 /// Names that are remembered for each pair of synthetic blocks.
 const NAMES: usize = 120_000;
@@ -25,6 +27,8 @@ pub(crate) struct Policy {
     own_browsers: BTreeMap<(ProfileId, String), u32>,
     pub(crate) active: BTreeMap<ProfileId, Arc<Active>>,
     names: BTreeMap<Blocks, Book>,
+    /// What `/etc/hosts` says of hosts elsewhere.
+    pub(crate) hosts: Hosts,
 }
 
 pub(crate) type Blocks = (Prefix, Option<Prefix>);
@@ -116,6 +120,7 @@ impl Policy {
                 active.insert(id, Arc::new(started));
             }
         }
+        let hosts = Hosts::read(|address| is_openable(names.keys(), address));
         Self {
             loaded,
             rules,
@@ -123,6 +128,7 @@ impl Policy {
             own_browsers,
             active,
             names,
+            hosts,
         }
     }
 

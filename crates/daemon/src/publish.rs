@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use offramp_intercept::{Class, ClassId};
-use offramp_rules::{Claims, Prefix, Target, Verdict, Why, World, decide, direct_routes};
+use offramp_rules::{Claims, Prefix, RouteSet, Target, Verdict, Why, World, decide, direct_routes};
 
 use crate::active::Active;
 use crate::policy::Policy;
@@ -167,6 +167,10 @@ fn shape(claims: &Claims, policy: &Policy, world: &World) -> Class {
     let owners = claiming.iter().filter_map(|own| own.owner());
     Class {
         direct: direct_routes(&policy.rules, claims, world)
+            .normalised()
+            .into_iter()
+            .chain(policy.hosts.excluded(&policy.rules, claims, world))
+            .collect::<RouteSet>()
             .without(&policy.blocks(claims))
             .without(&own_blocks())
             .normalised(),

@@ -11,6 +11,7 @@ use offramp_rules::{Claims, DomainName, Prefix, decide_name};
 
 use super::{Answered, NotApproved};
 use crate::lookup::way;
+use crate::policy::Blocks;
 use crate::publish::own_blocks;
 use crate::recognise::Next;
 use crate::shared::Shared;
@@ -27,6 +28,14 @@ const NEVER: [&str; 8] = [
     "fec0::/10",
     "ff00::/8",
 ];
+
+/// Whether an excluded name may stand for `address`, where these blocks stand for names.
+pub(crate) fn is_openable<'a>(blocks: impl Iterator<Item = &'a Blocks>, address: IpAddr) -> bool {
+    let blocks = blocks.flat_map(|(v4, v6)| [Some(*v4), *v6]).flatten();
+    let never = NEVER.map(|text| text.parse::<Prefix>().expect("all are blocks"));
+    let mut closed = blocks.chain(own_blocks()).chain(never);
+    !closed.any(|block| block.contains(address))
+}
 
 impl Shared {
     /// Approves what the answer to a look-up may open.
@@ -49,14 +58,7 @@ impl Shared {
     /// Whether an answer may open an address at all.
     pub(crate) fn is_openable(&self, address: IpAddr) -> bool {
         let policy = self.policy();
-        let blocks = policy.books().flat_map(|((v4, v6), _)| [Some(*v4), *v6]);
-        let is_within = |block: &Prefix| block.contains(address);
-        let never = NEVER.map(|text| text.parse::<Prefix>().expect("all are blocks"));
-        !blocks
-            .flatten()
-            .chain(own_blocks())
-            .chain(never)
-            .any(|block| is_within(&block))
+        is_openable(policy.books().map(|(blocks, _)| blocks), address)
     }
 
     /// Takes back what no answer and no flow needs any more.
