@@ -63,7 +63,7 @@ fn at(verb: &str, address: &str, port: u16) -> String {
 fn an_address_stands_for_nothing_to_who_has_not_asked() {
     let lab = Lab::new();
     let _gateway = Gateway::start(&lab);
-    let daemon = Daemon::start(&lab);
+    let mut daemon = Daemon::start(&lab);
     let (eve, bob) = (Person::new(&lab, 4242), Person::new(&lab, 4343));
     let name = "secret.wild.test";
     let told = user(&daemon, &bob, &["look:secret.wild.test"]);
@@ -105,6 +105,7 @@ fn an_address_stands_for_nothing_to_who_has_not_asked() {
     assert_eq!(eves[..2], [told[0].clone(), name.to_owned()]);
     assert!(eves[2].starts_with("open "), "{eves:?}");
     daemons_go_on_as_another_user(&daemon, &eve);
+    the_next_daemon_goes_on(&mut daemon, &eve, &bob);
     capture.packets().assert_only_gateway();
 }
 
@@ -120,6 +121,42 @@ fn daemons_go_on_as_another_user(daemon: &Daemon<'_>, eve: &Person<'_>) {
     for said in [&said[1], &said[2], &eves[1]] {
         assert!(said.starts_with("open "), "{said}");
     }
+}
+
+/// The daemon that takes over knows who has asked, and which addresses flows of the old one use.
+fn the_next_daemon_goes_on(daemon: &mut Daemon<'_>, eve: &Person<'_>, bob: &Person<'_>) {
+    let told = user(daemon, bob, &["look:bobs.wild.test"]);
+    let (v4, _) = addresses(&told[0]);
+    let keeps = keep(daemon, &v4);
+    let flows = |daemon: &Daemon<'_>| {
+        let said = daemon.offramp(&["dns", "--json", &v4]);
+        read(said)["names"][0]["flows"].clone()
+    };
+    wait_until("the flow holds the address", LIMIT, || flows(daemon) == 1);
+    let old = daemon.take_over();
+    assert_eq!(flows(daemon), 1, "the old daemon's flow");
+    let steps = [format!("back:{v4}"), at("tcp", &v4, port::BANNER)];
+    let steps = [steps[0].as_str(), steps[1].as_str()];
+    let bobs = user(daemon, bob, &steps);
+    assert_eq!(bobs[0], "bobs.wild.test");
+    assert!(bobs[1].starts_with("open "), "{bobs:?}");
+    let eves = user(daemon, eve, &steps);
+    assert!(eves[0].starts_with("code 3"), "{eves:?}");
+    assert_eq!(eves[1], "ConnectionResetError");
+    drop(keeps);
+    wait_until("nothing holds the address", LIMIT, || flows(daemon) == 0);
+    old.finish(LIMIT).success();
+}
+
+/// A flow of root's that stays open.
+fn keep(daemon: &Daemon<'_>, address: &str) -> Running {
+    let mut command = daemon.command_as(User::Root, "/usr/bin/python3");
+    let step = at("keep", address, port::BANNER);
+    command.args(["-c", ASK, &DNS.to_string(), &step]);
+    Running::start({
+        command.stdin(Stdio::piped());
+        command
+    })
 }
 
 /// Follows look-ups, as JSON.
@@ -255,13 +292,7 @@ fn the_map(daemon: &Daemon<'_>, eve: &Person<'_>, bob: &Person<'_>) {
     let text = daemon.offramp(&["dns"]).success();
     assert!(text.contains("bobs.wild.test"), "{text}");
     // A flow is counted for as long as it is open.
-    let mut command = daemon.command_as(User::Root, "/usr/bin/python3");
-    let keep = at("keep", address, port::BANNER);
-    command.args(["-c", ASK, &DNS.to_string(), &keep]);
-    let keeps = Running::start({
-        command.stdin(Stdio::piped());
-        command
-    });
+    let keeps = keep(daemon, address);
     let flows = || read(daemon.offramp(&["dns", "--json", address]))["names"][0]["flows"].clone();
     wait_until("the flow holds the address", LIMIT, || flows() == 1);
     let seen = read(bob.offramp(daemon, &["dns", "--json", address]));

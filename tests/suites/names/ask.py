@@ -99,7 +99,8 @@ def silent(text):
 
 def keep(text):
     """Keeps a connection open until standard input ends."""
-    said = socket.create_connection(target(text)[1]).recv(100)
+    s = socket.create_connection(target(text)[1])
+    said = s.recv(100)
     sys.stdin.read()
     return said
 

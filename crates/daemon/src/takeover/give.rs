@@ -189,7 +189,7 @@ async fn state(shared: &Shared, paused: &Paused) -> State {
     crate::state::State::open(&shared.config.state)
         .inspect_err(|error| tracing::warn!(error = %error, "names not saved"))
         .map(|state| {
-            state.save_names(&shared.policy());
+            state.save_new_names(&shared.policy());
             state.save_told(&shared.told);
         })
         .ok();

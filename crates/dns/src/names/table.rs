@@ -22,6 +22,9 @@ const MARGIN: u128 = 256;
 /// How far from its own place a name is looked a free address for once another was evicted.
 const SHORT_SEARCH: u128 = 64;
 
+/// How much later than it was saved an entry may have been used.
+const LATE: Duration = Duration::from_secs(300);
+
 /// Changes that are remembered until they are saved; after more, everything is to be saved.
 const UNSAVED: usize = 8192;
 
@@ -45,6 +48,8 @@ pub(super) struct Table {
 pub(super) struct Entry {
     pub(super) name: DomainName,
     pub(super) used: Instant,
+    /// Of what is saved, or will be in a moment, the last use.
+    saved: Instant,
     turn: u64,
     pub(super) holders: usize,
     /// Who has asked for it, and root where it has.
@@ -317,6 +322,7 @@ impl Table {
         let entry = Entry {
             name,
             used,
+            saved: used,
             turn: self.turn,
             holders: 0,
             claims: Vec::with_capacity(1),
@@ -333,6 +339,7 @@ impl Table {
         self.turn += 1;
         let claim = self.askers.begin(uid, place, self.turn, used);
         entry.claims.push(claim);
+        entry.saved = entry.used.max(used);
         if self.unsaved.len() <= UNSAVED {
             self.unsaved.push(place);
         }
@@ -346,6 +353,10 @@ impl Table {
         self.order.remove(&entry.turn);
         (entry.turn, entry.used) = (self.turn, now);
         self.order.put(entry.turn, place, entry.holders > 0);
+        if now.saturating_duration_since(entry.saved) >= LATE && self.unsaved.len() <= UNSAVED {
+            entry.saved = now;
+            self.unsaved.push(place);
+        }
         let claim = entry.claims.iter_mut().find(|claim| Some(claim.uid) == by);
         if let Some(claim) = claim {
             self.askers.disorder(claim);
@@ -432,9 +443,11 @@ impl Entry {
     }
 }
 
-/// What nobody used for long makes room for new names after a restart too.
+/// When what was saved may have been used last. What nobody used for long makes room for new names
+/// after a restart too.
 fn before(now: Instant, unused: Duration) -> Instant {
-    now.checked_sub(unused.min(KEEP)).unwrap_or(now)
+    let unused = unused.saturating_sub(LATE).min(KEEP);
+    now.checked_sub(unused).unwrap_or(now)
 }
 
 /// FNV-1a with a final mix: std's hashers may change from one release to the next.

@@ -121,6 +121,24 @@ fn what_is_new_is_saved_once_and_in_order() {
 }
 
 #[test]
+fn what_is_used_on_is_saved_again_now_and_then() {
+    let start = Instant::now();
+    let mut table = Table::new("198.18.0.0/22".parse().unwrap(), 8);
+    let address = table.address_for(&name("a"), EVE, start).unwrap();
+    assert_eq!(table.take_unsaved(start).unwrap().len(), 1);
+    let mut lines = 0;
+    for second in (0..1200).step_by(10) {
+        let now = start + Duration::from_secs(second);
+        assert!(table.name_of(address, EVE, now).is_some());
+        for line in table.take_unsaved(now).unwrap() {
+            assert_eq!(line.unused, Duration::ZERO);
+            lines += 1;
+        }
+    }
+    assert_eq!(lines, 3);
+}
+
+#[test]
 fn of_two_lines_the_later_one_is_true() {
     let names = standard();
     let saved = b"a 198.18.1.1 5 1000:5\nb 198.18.1.2 9 1000:9\n";
