@@ -32,6 +32,8 @@ const QUEUE: usize = 128;
 /// Datagrams after which it is looked whether all are taken; the kernel lets every user have more
 /// waiting.
 const ROUND: u32 = 16;
+/// Datagrams that are taken before anything else is looked at.
+const AT_ONCE: usize = 64;
 /// How long a leg that was not opened swallows what its socket sends on.
 const REFUSED: Duration = Duration::from_secs(1);
 /// What a leg has taken is sent before it ends with its socket.
@@ -105,11 +107,11 @@ pub(crate) async fn serve(
         lookups: JoinSet::new(),
         waiting: JoinSet::new(),
         undone: HashMap::new(),
+        taken: 0,
     };
     let mut intake = Some(intake);
     let mut buffer = vec![0; 65_535];
     let mut mode = Mode::Open;
-    let mut taken = 0;
     while mode != Mode::Draining || !desk.tasks.is_empty() {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -124,14 +126,7 @@ pub(crate) async fn serve(
                 }
             }
             received = receive(&intake, &mut buffer), if mode == Mode::Open => match received {
-                Ok(datagram) => {
-                    desk.take(datagram.source, datagram.target, &buffer[..datagram.length]);
-                    taken += 1;
-                    if taken >= ROUND && intake.as_ref().is_some_and(|intake| intake.is_empty()) {
-                        desk.shared.capture.took_all(datagram.target.is_ipv6());
-                        taken = 0;
-                    }
-                }
+                Ok(first) => desk.take_all(first, intake.as_deref(), &mut buffer),
                 Err(error) => tracing::debug!(error = %error, "datagram not received"),
             },
         }
@@ -182,6 +177,8 @@ struct Desk {
     waiting: JoinSet<Known>,
     /// What look-ups and waiting datagrams began with.
     undone: HashMap<task::Id, (SocketAddr, SocketAddr, Bytes)>,
+    /// Datagrams since the kernel was told that all are taken.
+    taken: u32,
 }
 
 impl Desk {
@@ -260,6 +257,33 @@ impl Desk {
             }
             Err(error) if error.is_cancelled() => {}
             Err(error) => drop(self.undone.remove(&error.id())),
+        }
+    }
+
+    /// Takes what has arrived by now, at most so much that nothing else waits for long.
+    fn take_all(&mut self, first: Datagram, intake: Option<&UdpIntake>, buffer: &mut [u8]) {
+        let (mut next, mut is_all) = (first, false);
+        for number in 1..=AT_ONCE {
+            self.take(next.source, next.target, &buffer[..next.length]);
+            self.taken += 1;
+            if number == AT_ONCE {
+                break;
+            }
+            match intake.map(|intake| intake.receive_now(buffer)) {
+                Some(Ok(more)) => next = more,
+                Some(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
+                    tracing::debug!(error = %error, "datagram not received");
+                    break;
+                }
+                _ => {
+                    is_all = true;
+                    break;
+                }
+            }
+        }
+        if is_all && self.taken >= ROUND {
+            self.shared.capture.took_all(first.target.is_ipv6());
+            self.taken = 0;
         }
     }
 

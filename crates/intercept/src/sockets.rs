@@ -6,10 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex};
 
-use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage, recv,
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage,
     recvmsg, sendmsg, setsockopt, sockopt,
 };
 use socket2::{Domain, Protocol, Socket, Type};
@@ -151,10 +150,11 @@ impl UdpIntake {
             .await
     }
 
-    /// Whether all that has arrived is taken.
-    pub fn is_empty(&self) -> bool {
-        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        recv(self.socket.as_raw_fd(), &mut [0; 1], flags) == Err(Errno::EAGAIN)
+    /// The next datagram if one has arrived; else an error of kind `WouldBlock`.
+    pub fn receive_now(&self, buffer: &mut [u8]) -> io::Result<Datagram> {
+        self.socket.try_io(Interest::READABLE, || {
+            receive(self.socket.as_raw_fd(), buffer)
+        })
     }
 }
 

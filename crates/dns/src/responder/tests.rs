@@ -293,6 +293,98 @@ async fn other_types_are_resolved_at_the_far_side() {
     assert_eq!(answer.queries[0].name().to_string(), "A.example.");
 }
 
+/// The far side never answers; the reverse names of 192.0.2.0/24 are known near.
+struct Silent;
+
+impl Lookup for Silent {
+    fn way(&self, _: &DomainName) -> Way {
+        Way::Relay
+    }
+
+    fn way_of(&self, address: IpAddr) -> Way {
+        match address.to_string().starts_with("192.0.2.") {
+            true => Way::System,
+            false => Way::Refuse,
+        }
+    }
+
+    fn ipv6(&self) -> bool {
+        true
+    }
+
+    fn source(&self) -> Option<Source> {
+        let profile = offramp_rules::ProfileId::new("work");
+        Some(Source { profile, number: 1 })
+    }
+
+    async fn far(&self, _: Bytes, _: SocketAddr) -> io::Result<Bytes> {
+        std::future::pending().await
+    }
+
+    async fn approve(&self, _: &DomainName, _: &[(IpAddr, Duration)]) -> bool {
+        true
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_browser_does_not_wait_for_a_far_side_that_is_silent() {
+    let fixture = fixture(10, None);
+    let asked = "192.0.2.53:53".parse().unwrap();
+    for (kind, expected, seconds) in [
+        (RecordType::HTTPS, ResponseCode::NoError, 1),
+        (RecordType::SVCB, ResponseCode::NoError, 1),
+        (RecordType::TXT, ResponseCode::ServFail, 10),
+    ] {
+        let begin = tokio::time::Instant::now();
+        let query = query(Name::from_ascii("a.example.").unwrap(), kind);
+        let answer = fixture
+            .responder
+            .answer(query, asked, Transport::Udp, &Silent);
+        code(
+            &Message::from_vec(&answer.await.unwrap()).unwrap(),
+            expected,
+        );
+        assert_eq!(begin.elapsed().as_secs(), seconds, "{kind}");
+    }
+    assert!(fixture.responder.cached().is_empty());
+}
+
+#[tokio::test]
+async fn names_of_addresses_that_are_reached_directly_are_asked_near() {
+    let server = crate::system::tests::Server::start(|query| {
+        let mut answer = Message::response(query.metadata.id, OpCode::Query);
+        let owner = query.queries[0].name().clone();
+        answer.add_queries(query.queries);
+        let near = PTR(Name::from_ascii("near.example.").unwrap());
+        answer.add_answer(Record::from_rdata(owner, 60, RData::PTR(near)));
+        vec![answer]
+    });
+    let server = server.await;
+    let fixture = fixture(10, Some(server.address));
+    let query = query(
+        Name::from_ascii("1.2.0.192.in-addr.arpa.").unwrap(),
+        RecordType::PTR,
+    );
+    let asked = "192.0.2.53:53".parse().unwrap();
+    let answer = fixture
+        .responder
+        .answer(query, asked, Transport::Udp, &Silent);
+    let answer = Message::from_vec(&answer.await.unwrap()).unwrap();
+    assert!(answer.to_string().contains("near.example."), "{answer}");
+    // What is refused as an address has a name that anybody may know.
+    let other = self::query(
+        Name::from_ascii("1.113.0.203.in-addr.arpa.").unwrap(),
+        RecordType::PTR,
+    );
+    assert!(matches!(
+        fixture.responder.begin(other, Transport::Udp, &Silent),
+        Begun::Waits(Question {
+            from: Elsewhere::Far(_),
+            ..
+        })
+    ));
+}
+
 #[tokio::test]
 async fn a_long_answer_is_cut_over_udp_only() {
     let lab = Lab {
