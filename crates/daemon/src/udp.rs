@@ -33,7 +33,7 @@ const QUEUE: usize = 128;
 /// waiting.
 const ROUND: u32 = 16;
 /// Datagrams that are taken before anything else is looked at.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 512;
 /// How long a leg that was not opened swallows what its socket sends on.
 const REFUSED: Duration = Duration::from_secs(1);
 /// What a leg has taken is sent before it ends with its socket.
@@ -196,7 +196,7 @@ impl Desk {
                 source,
                 target,
                 payload,
-            }) => self.take(source, target, &payload),
+            }) => self.take(source, target, payload.into()),
             Order::Closed(cookie) => self.close(cookie),
         }
     }
@@ -260,42 +260,47 @@ impl Desk {
         }
     }
 
-    /// Takes what has arrived by now, at most so much that nothing else waits for long.
+    /// Takes what has arrived by now. All of it is taken before any of it is dealt with, so that the
+    /// kernel lets users send more meanwhile.
     fn take_all(&mut self, first: Datagram, intake: Option<&UdpIntake>, buffer: &mut [u8]) {
-        let (mut next, mut is_all) = (first, false);
-        for number in 1..=AT_ONCE {
-            self.take(next.source, next.target, &buffer[..next.length]);
+        let (mut next, mut all) = (first, Vec::new());
+        while let Some(intake) = intake {
+            let payload = Bytes::copy_from_slice(&buffer[..next.length]);
+            all.push((next.source, next.target, payload));
             self.taken += 1;
-            if number == AT_ONCE {
-                break;
-            }
-            match intake.map(|intake| intake.receive_now(buffer)) {
-                Some(Ok(more)) => next = more,
-                Some(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
+            match intake.receive_now(buffer) {
+                Ok(more) if all.len() < AT_ONCE => next = more,
+                Ok(more) => {
+                    let payload = Bytes::copy_from_slice(&buffer[..more.length]);
+                    all.push((more.source, more.target, payload));
+                    break;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.taken >= ROUND {
+                        self.shared.capture.took_all(first.target.is_ipv6());
+                        self.taken = 0;
+                    }
+                    break;
+                }
+                Err(error) => {
                     tracing::debug!(error = %error, "datagram not received");
                     break;
                 }
-                _ => {
-                    is_all = true;
-                    break;
-                }
             }
         }
-        if is_all && self.taken >= ROUND {
-            self.shared.capture.took_all(first.target.is_ipv6());
-            self.taken = 0;
+        for (source, target, payload) in all {
+            self.take(source, target, payload);
         }
     }
 
-    fn take(&mut self, source: SocketAddr, target: SocketAddr, payload: &[u8]) {
+    fn take(&mut self, source: SocketAddr, target: SocketAddr, payload: Bytes) {
         let Some(identity) = self.shared.capture.identify_udp(source, target) else {
             if self.shared.capture.is_probe(target) {
                 // Where it is not delivered, doctor says so.
-                return drop(self.shared.replies.send(payload, target, source));
+                return drop(self.shared.replies.send(&payload, target, source));
             }
             return Counts::add(&self.shared.counts.unidentified);
         };
-        let payload = Bytes::copy_from_slice(payload);
         let arrival = Arrival {
             source,
             target,
