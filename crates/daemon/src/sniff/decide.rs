@@ -76,8 +76,11 @@ impl Shared {
     }
 
     /// Whether the machine's resolver has this address for the name, which is one of those that may
-    /// be asked of it.
+    /// be asked of it, and the address is one that an answer may open.
     async fn is_address_of(&self, claims: &Claims, address: IpAddr, name: &DomainName) -> bool {
+        if !self.is_openable(address) {
+            return false;
+        }
         let policy = self.policy();
         let Some(book) = policy.book(claims) else {
             return false;
