@@ -264,6 +264,9 @@ impl Lookup for AppLookup {
                 .tell(app, name, told::By::System, &openable);
             return true;
         }
+        if self.is_unmanaged() {
+            return true;
+        }
         // Others wait for their verdict in the same class.
         let class = match self.identity.class {
             ClassId::UNDECIDED => self.shared.find_class(&self.claims),

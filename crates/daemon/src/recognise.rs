@@ -5,6 +5,7 @@ mod questions;
 mod running;
 mod worst;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -50,6 +51,24 @@ impl Shared {
             return verdict;
         }
         self.look_at(identity.pid, identity.exec).await
+    }
+
+    /// What claims the app that a look-up comes from. Where the rule has gone meanwhile and no other
+    /// names the app, it is an unmanaged one, which would take a refusal for the name's.
+    pub(crate) async fn claims_of_asker(
+        self: &Arc<Self>,
+        identity: &Identity,
+    ) -> Option<Arc<Claims>> {
+        let claims = self.claims_of(identity).await?;
+        if is_in_force(&self.policy().rules, &claims) || claims.wrapper.is_some() {
+            return Some(claims);
+        }
+        let labelled = self.capture.labelled().ok()?;
+        let runs = Path::new(&format!("/proc/{}", identity.pid)).exists();
+        match runs && labelled.iter().all(|process| process.pid != identity.pid) {
+            true => Some(Arc::default()),
+            false => Some(claims),
+        }
     }
 
     /// Decides about the program that this exec started, and before that about those that it depends

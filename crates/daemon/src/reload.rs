@@ -93,6 +93,7 @@ impl Shared {
         let Some(browsers) = self.ask(look).await else {
             return;
         };
+        let _reloading = self.reloading.lock().await;
         let _changing = self.changing.lock().await;
         let (directories, ephemeral) = (self.config.directories(), self.ephemeral());
         let (sources, before) = (self.sources(&directories, &ephemeral), self.policy());

@@ -56,10 +56,15 @@ pub(crate) async fn serve(
         return;
     };
     let asking = shared.asking.token();
-    let Some(claims) = Box::pin(shared.claims_of(&identity)).await else {
+    let is_look_up = target.port() == DNS_PORT;
+    let claims = match is_look_up {
+        true => Box::pin(shared.claims_of_asker(&identity)).await,
+        false => Box::pin(shared.claims_of(&identity)).await,
+    };
+    let Some(claims) = claims else {
         return Counts::add(&shared.counts.unidentified);
     };
-    if target.port() == DNS_PORT {
+    if is_look_up {
         return look_up(&shared, stream, ends, identity, claims, &stop).await;
     }
     drop(asking);

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use offramp_control::Way;
 use offramp_dns::{Begun, Transport};
 use offramp_intercept::{ClassId, Datagram, Identity, UdpIntake};
-use offramp_rules::{Claims, Protocol, Verdict};
+use offramp_rules::{Claims, Protocol, Verdict, is_in_force};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -320,10 +320,16 @@ impl Desk {
                 None => return,
             },
         };
-        match claims {
+        match claims.filter(|claims| self.is_current(&arrival, claims)) {
             Some(claims) => self.pass(arrival, claims),
             None => self.wait(arrival),
         }
+    }
+
+    /// Whether what claimed the app does so still; where its rule has gone, the app is recognised
+    /// anew before anything begins.
+    fn is_current(&self, arrival: &Arrival, claims: &Claims) -> bool {
+        self.legs.contains_key(&arrival.leg()) || is_in_force(&self.shared.policy().rules, claims)
     }
 
     /// Keeps a datagram until it is known which app sent it.
@@ -335,7 +341,10 @@ impl Desk {
         let undone = (arrival.source, arrival.target, arrival.payload.clone());
         let asked = self.waiting.spawn(async move {
             let _share = share;
-            let claims = shared.claims_of(&arrival.identity).await;
+            let claims = match arrival.target.port() {
+                DNS_PORT => shared.claims_of_asker(&arrival.identity).await,
+                _ => shared.claims_of(&arrival.identity).await,
+            };
             claims.map(|claims| (arrival, claims))
         });
         self.undone.insert(asked.id(), undone);
