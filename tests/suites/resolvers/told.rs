@@ -110,5 +110,8 @@ fn messages_where_there_is_no_way() {
     shell.check("away", "origin.test", 1);
     daemon.process().signal(Signal::SIGKILL);
     shell.check("dead", "origin.test", 2);
+    // A daemon that ends well cleans up.
+    gateway.start_again(&lab);
+    daemon.start_again();
     assert!(shell.wrong.is_empty(), "{}", shell.wrong.join("\n"));
 }
