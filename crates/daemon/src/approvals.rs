@@ -2,8 +2,6 @@
 
 mod journal;
 mod rules;
-
-pub(crate) use self::rules::is_openable;
 mod shown;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +16,7 @@ use offramp_rules::DomainName;
 use tokio::sync::Mutex;
 
 use self::journal::{Journal, Kept};
+pub(crate) use self::rules::is_openable;
 pub(crate) use self::shown::Shown;
 use crate::budget::{Budget, Reached, Share};
 

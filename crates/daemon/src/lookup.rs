@@ -191,9 +191,7 @@ impl Lookup for AppLookup {
 
     fn keep_ech(&self, _name: &DomainName) -> bool {
         // Synthetic addresses tell the name; of true ones the flow has to.
-        let policy = self.shared.policy();
-        let mut claiming = policy.claiming(&self.claims);
-        !claiming.any(|active| active.profile.rules.real_addresses)
+        !self.shared.policy().is_real(&self.claims)
     }
 
     fn ipv6(&self) -> bool {

@@ -339,19 +339,11 @@ impl Shared {
 
     /// The profile that a flow is shown under.
     pub(crate) fn profile_of(verdict: &Verdict, claims: &Claims) -> ProfileId {
-        use offramp_rules::Why;
-        match verdict {
-            Verdict::Relay(profile) => profile.clone(),
-            Verdict::Direct(why) | Verdict::Refuse(why) => match why {
-                Why::Excluded(profile, _)
-                | Why::OtherDomain(profile)
-                | Why::OnDemand(profile)
-                | Why::NotConnected(profile, _)
-                | Why::EncryptedResolver(profile, _)
-                | Why::NotInForce(profile) => profile.clone(),
-                Why::Loopback | Why::Unmanaged => Self::first_profile(claims),
-            },
-        }
+        let said = match verdict {
+            Verdict::Relay(profile) => Some(profile),
+            Verdict::Direct(why) | Verdict::Refuse(why) => why.profile(),
+        };
+        said.cloned().unwrap_or_else(|| Self::first_profile(claims))
     }
 
     /// The connections of a profile; none where it is gone or disabled.

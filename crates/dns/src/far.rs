@@ -4,9 +4,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::op::ResponseCode;
 
-use crate::message::Asked;
+use crate::message::{self, Asked};
 use crate::svcb::{self, Changes};
 use crate::wire::{self, Found, HEADER, Part, Section, WireName, Writer, kind, u16_at};
 
@@ -30,8 +30,7 @@ impl Asked {
     pub(crate) fn far_query(&self) -> Bytes {
         let flags = self.flags();
         let mut query = Vec::with_capacity(HEADER + self.question().len() + wire::OPT_LENGTH);
-        // hickory draws the id of a new query from a cryptographic generator.
-        query.extend_from_slice(&Message::query().metadata.id.to_be_bytes());
+        query.extend_from_slice(&message::random_id().to_be_bytes());
         let more = u8::from(flags.authentic) << 5 | u8::from(flags.unchecked) << 4;
         let counts = [0, 1, 0, 0, 0, 0, 0, u8::from(flags.dnssec_ok)];
         query.extend_from_slice(&[u8::from(flags.recursion), more]);
@@ -50,7 +49,7 @@ impl Asked {
 impl Answer {
     /// What the far side said to `asked`. `None`: that is no answer to it, or cannot be read.
     pub(crate) fn read(asked: &Asked, raw: Bytes) -> Option<Self> {
-        if !crate::message::answers(&asked.raw, &raw) {
+        if !message::answers(&asked.raw, &raw) {
             return None;
         }
         let mut least = LONGEST_TTL;
@@ -71,18 +70,16 @@ impl Answer {
                 });
             }
         }
-        let keep = match code(&raw) {
-            ResponseCode::NoError if answers > 0 && negative.is_none() => least,
-            // No data, or an alias that leads to none: kept only where the zone says how long.
-            ResponseCode::NoError | ResponseCode::NXDomain => {
-                negative.map_or(0, |minimum| least.min(minimum))
-            }
-            _ => 0,
-        };
+        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
         let keep = match code(&raw) {
             ResponseCode::ServFail => FAILURE,
-            _ if crate::message::is_truncated(&raw) => Duration::ZERO,
-            _ => Duration::from_secs(u64::from(keep)),
+            _ if message::is_truncated(&raw) => Duration::ZERO,
+            ResponseCode::NoError if answers > 0 && negative.is_none() => seconds(least),
+            // No data, or an alias that leads to none: kept only where the zone says how long.
+            ResponseCode::NoError | ResponseCode::NXDomain => {
+                seconds(negative.map_or(0, |minimum| least.min(minimum)))
+            }
+            _ => Duration::ZERO,
         };
         Some(Self { raw, keep })
     }
@@ -162,7 +159,7 @@ impl Answer {
             );
         }
         let (mut message, is_whole) = writer.finish(asked.opt(0));
-        if !is_whole || crate::message::is_truncated(&self.raw) {
+        if !is_whole || message::is_truncated(&self.raw) {
             message[2] |= 0x02;
         }
         let flags = asked.flags();

@@ -330,14 +330,19 @@ pub(crate) fn answers(query: &[u8], answer: &[u8]) -> bool {
         && answer[asked].ends_with(rest)
 }
 
+/// An id for a query of ours.
+pub(crate) fn random_id() -> u16 {
+    // hickory draws the id of a new query from a cryptographic generator.
+    Message::query().metadata.id
+}
+
 /// A query for the addresses of a name.
 pub(crate) fn question(name: &DomainName, family: Family) -> Option<Vec<u8>> {
     let kind = match family {
         Family::V4 => RecordType::A,
         Family::V6 => RecordType::AAAA,
     };
-    // hickory draws the id of a new query from a cryptographic generator.
-    let mut query = Message::query().metadata.id.to_be_bytes().to_vec();
+    let mut query = random_id().to_be_bytes().to_vec();
     query.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
     for label in name.as_str().split('.') {
         query.push(u8::try_from(label.len()).ok()?);

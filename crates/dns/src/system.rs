@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hickory_proto::op::Message;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
@@ -147,7 +146,7 @@ async fn ask(
     limit: Duration,
 ) -> io::Result<Bytes> {
     let mut query = query.to_vec();
-    query[..2].copy_from_slice(&random_id().to_be_bytes());
+    query[..2].copy_from_slice(&message::random_id().to_be_bytes());
     if transport == Transport::Tcp {
         return timeout(limit, ask_tcp(server, &query)).await?;
     }
@@ -191,11 +190,6 @@ fn is_failure(answer: &[u8]) -> bool {
     answer
         .get(3)
         .is_some_and(|flags| matches!(flags & 0xf, 2 | 4 | 5))
-}
-
-fn random_id() -> u16 {
-    // hickory draws the id of a new query from a cryptographic generator.
-    Message::query().metadata.id
 }
 
 #[cfg(test)]

@@ -53,6 +53,21 @@ pub enum Why {
     EncryptedResolver(ProfileId, Resolver),
 }
 
+impl Why {
+    /// The profile whose word it is; none where no profile has said anything.
+    pub fn profile(&self) -> Option<&ProfileId> {
+        match self {
+            Why::Excluded(profile, _)
+            | Why::OtherDomain(profile)
+            | Why::OnDemand(profile)
+            | Why::NotConnected(profile, _)
+            | Why::EncryptedResolver(profile, _)
+            | Why::NotInForce(profile) => Some(profile),
+            Why::Loopback | Why::Unmanaged => None,
+        }
+    }
+}
+
 /// What of a profile excludes a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exclusion {

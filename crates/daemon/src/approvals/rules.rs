@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use offramp_dns::Way;
@@ -29,12 +29,18 @@ const NEVER: [&str; 8] = [
     "ff00::/8",
 ];
 
+/// The same and our own blocks: read once, since each address of an answer is held against them.
+static CLOSED: LazyLock<Vec<Prefix>> = LazyLock::new(|| {
+    let never = NEVER.map(|text| text.parse().expect("all are blocks"));
+    own_blocks().into_iter().chain(never).collect()
+});
+
 /// Whether an excluded name may stand for `address`, where these blocks stand for names.
 pub(crate) fn is_openable<'a>(blocks: impl Iterator<Item = &'a Blocks>, address: IpAddr) -> bool {
     let blocks = blocks.flat_map(|(v4, v6)| [Some(*v4), *v6]).flatten();
-    let never = NEVER.map(|text| text.parse::<Prefix>().expect("all are blocks"));
-    let mut closed = blocks.chain(own_blocks()).chain(never);
-    !closed.any(|block| block.contains(address))
+    !blocks
+        .chain(CLOSED.iter().copied())
+        .any(|block| block.contains(address))
 }
 
 impl Shared {

@@ -1,6 +1,5 @@
 use offramp_rules::{
-    Claims, Decision, DomainName, ProfileId, Profiles, Target, Verdict, Why, World, decide,
-    decide_told,
+    Claims, Decision, DomainName, ProfileId, Profiles, Target, Verdict, World, decide, decide_told,
 };
 
 use super::{By, Known};
@@ -89,15 +88,6 @@ fn way(verdict: &Verdict) -> Option<&ProfileId> {
     match verdict {
         Verdict::Direct(_) => None,
         Verdict::Relay(profile) => Some(profile),
-        Verdict::Refuse(why) => match why {
-            Why::Excluded(profile, _)
-            | Why::OtherDomain(profile)
-            | Why::OnDemand(profile)
-            | Why::NotConnected(profile, _)
-            | Why::EncryptedResolver(profile, _)
-            | Why::NotInForce(profile) => Some(profile),
-            // Nothing is refused for these.
-            Why::Loopback | Why::Unmanaged => None,
-        },
+        Verdict::Refuse(why) => why.profile(),
     }
 }

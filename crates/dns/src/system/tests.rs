@@ -2,7 +2,7 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hickory_proto::op::{OpCode, Query, ResponseCode};
+use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
